@@ -1,0 +1,44 @@
+"""Errors that users see. Every message says what was asked, what was found, and what would be right."""
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "GraphError",
+    "LossError",
+    "SlimDistillError",
+    "TrainingError",
+    "VariableNotFoundError",
+    "WeightsError",
+]
+
+
+class SlimDistillError(Exception):
+    """Base of every error raised on purpose; command-line tools print it without a traceback."""
+
+
+class ConfigError(SlimDistillError):
+    """A configuration file, key, value or override is wrong. Messages start with the dotted path of the key."""
+
+
+class DataError(SlimDistillError):
+    """A data set, annotation or image is missing or wrong. Messages start with the file."""
+
+
+class GraphError(SlimDistillError):
+    """A program cannot be traced, named, merged or rewritten as asked."""
+
+
+class VariableNotFoundError(GraphError):
+    """A variable name does not exist in a program; the message shows the nearest names with their shapes."""
+
+
+class LossError(SlimDistillError):
+    """A loss term cannot be bound: unknown loss or argument, or variables whose shapes do not fit."""
+
+
+class TrainingError(SlimDistillError):
+    """Training cannot start or go on: non-finite loss, missing gradient, useless teacher."""
+
+
+class WeightsError(SlimDistillError):
+    """A weights file is missing, damaged, hostile, or of another architecture."""

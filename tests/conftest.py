@@ -1,0 +1,48 @@
+"""Fixtures shared by all tests: static mode, fixed seeds, golden numbers."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("GLOG_minloglevel", "2")
+
+SHARED = Path(os.environ.get("SLIM_DISTILL_SHARED", Path(__file__).resolve().parents[1].parent / "shared"))
+
+
+@pytest.fixture
+def static_mode() -> Iterator[None]:
+    """Paddle in static mode with a scope, a main and a startup program of the test's own; restored afterwards."""
+    import paddle
+    from paddle import static
+    from paddle.utils import unique_name
+
+    was_dynamic = paddle.in_dynamic_mode()
+    paddle.enable_static()
+    paddle.set_flags({"FLAGS_new_executor_serial_run": True})
+    paddle.seed(0)
+    with (
+        static.scope_guard(static.Scope()),
+        static.program_guard(static.Program(), static.Program()),
+        unique_name.guard(),
+    ):
+        yield
+    if was_dynamic:
+        paddle.disable_static()
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Folder of golden numbers; tests that need it are skipped where it is missing."""
+    if not (SHARED / "golden").is_dir():
+        pytest.skip(f"golden numbers are not at {SHARED / 'golden'}; set SLIM_DISTILL_SHARED to their parent folder")
+    return SHARED / "golden"
+
+
+@pytest.fixture(scope="session")
+def bccd() -> Path:
+    """Folder of the BCCD photographs; tests that need it are skipped where it is missing."""
+    if not (SHARED / "datasets" / "bccd").is_dir():
+        pytest.skip(f"BCCD is not at {SHARED / 'datasets' / 'bccd'}; set SLIM_DISTILL_SHARED to its grandparent folder")
+    return SHARED / "datasets" / "bccd"
