@@ -1,1 +1,20 @@
-"""TODO"""
+"""Programs of Paddle's IR with named variables, and the rewrites on them."""
+
+from slim_distill.graph.naming import layer_name, name_values
+from slim_distill.graph.passes import Freeze, Pass, PassResult, Slice, merge, run_passes
+from slim_distill.graph.program import NamedProgram, shape_of
+from slim_distill.graph.trace import trace
+
+__all__ = [
+    "Freeze",
+    "NamedProgram",
+    "Pass",
+    "PassResult",
+    "Slice",
+    "layer_name",
+    "merge",
+    "name_values",
+    "run_passes",
+    "shape_of",
+    "trace",
+]

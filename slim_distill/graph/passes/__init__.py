@@ -1,1 +1,8 @@
-"""TODO"""
+"""Rewrites of programs, one per file."""
+
+from slim_distill.graph.passes.freeze import Freeze
+from slim_distill.graph.passes.infra import Pass, PassResult, run_passes
+from slim_distill.graph.passes.merge import merge
+from slim_distill.graph.passes.slice import Slice
+
+__all__ = ["Freeze", "Pass", "PassResult", "Slice", "merge", "run_passes"]

@@ -1,0 +1,205 @@
+"""The only door to Paddle's program IR internals (PIR). Everything else in the project uses these functions.
+
+Two facts shape this file. `==` and `in` on PIR values append operators to a program, so values are compared by
+`is_same` and kept in tables by their `id`. And a value that outlives its program, or an operator that is touched
+after its removal, ends the process without an exception, so tables always hold the program beside its values.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+from paddle import pir as _public_pir
+from paddle import static
+from paddle.base.libpaddle import pir as _core
+
+__all__ = [
+    "DATA_OPS",
+    "NAME_TAG",
+    "Operation",
+    "Program",
+    "Value",
+    "clone_op",
+    "clone_program",
+    "copy_parameter_attributes",
+    "data_name",
+    "erase",
+    "external_inputs",
+    "inserting_after",
+    "inserting_before",
+    "needed_ops",
+    "new_mapping",
+    "op_tag",
+    "operands",
+    "ops",
+    "parameter_name",
+    "parameters",
+    "remap",
+    "results",
+    "set_op_tag",
+    "set_parameter_name",
+    "set_role",
+    "walk",
+]
+
+Program: TypeAlias = static.Program
+Value: TypeAlias = Any
+Operation: TypeAlias = Any
+
+NAME_TAG = "n:"
+"""Start of the `struct_name` attribute that carries a value's name: the only free string kept in .json files."""
+
+ROLE_ATTRIBUTE = "slim_distill.role"
+DATA_OPS = ("pd_op.data", "pd_op.feed")
+_PARAMETER_ATTRIBUTES = ("optimize_attr", "regularizer", "need_clip", "is_distributed", "persistable")
+
+
+def ops(program: Program) -> list[Operation]:
+    """A snapshot of the program's top-level operators in order: safe to edit the program while looping over it."""
+    return list(program.global_block().ops)
+
+
+def walk(program: Program) -> Iterator[Operation]:
+    """Every operator, those inside control-flow blocks included."""
+    stack = [program.global_block()]
+    while stack:
+        for op in list(stack.pop().ops):
+            yield op
+            stack.extend(op.blocks())
+
+
+def operands(op: Operation) -> list[Value]:
+    """The initialised operands of an operator (optional ones may be absent)."""
+    return [v for v in op.operands_source() if v.initialized()]
+
+
+def external_inputs(op: Operation) -> list[Value]:
+    """Operands, and for control flow also every outer value that its blocks read."""
+    if op.num_regions():
+        return [v for v in _core.get_used_external_value(op) if v.initialized()]
+    return operands(op)
+
+
+def results(op: Operation) -> list[Value]:
+    """The initialised results of an operator."""
+    return [v for v in op.results() if v.initialized()]
+
+
+def parameter_name(value: Value) -> str | None:
+    """Name of the parameter that `value` is, or None."""
+    if not value.initialized():
+        return None
+    op = value.get_defining_op()
+    return op.str_attr("parameter_name") if op is not None and op.name() == "builtin.parameter" else None
+
+
+def parameters(program: Program) -> dict[str, Value]:
+    """{name: value} of all parameters, in program order."""
+    return {op.str_attr("parameter_name"): op.result(0) for op in ops(program) if op.name() == "builtin.parameter"}
+
+
+def data_name(op: Operation) -> str | None:
+    """Name under which a feed operator takes its array, or None for any other operator."""
+    return op.str_attr("name") if op.name() in DATA_OPS else None
+
+
+def set_parameter_name(op: Operation, name: str) -> None:
+    """Rename the parameter that a `builtin.parameter` or `builtin.set_parameter` operator stands for."""
+    op.set_str_attr("parameter_name", name)
+
+
+def op_tag(op: Operation) -> str | None:
+    """The name stored on an operator, or None."""
+    if not op.has_attr("struct_name"):
+        return None
+    tag = op.str_attr("struct_name")
+    return tag[len(NAME_TAG) :] if tag.startswith(NAME_TAG) else None
+
+
+def set_op_tag(op: Operation, name: str) -> None:
+    """Store the name of an operator's first result on the operator; clones and .json files keep it."""
+    op.set_str_attr("struct_name", NAME_TAG + name)
+
+
+def set_role(op: Operation, role: str) -> None:
+    """Stamp an operator with the part it plays (a guest's prefix); never on parameters, which files refuse."""
+    if op.name() != "builtin.parameter":
+        op.set_str_attr(ROLE_ATTRIBUTE, role)
+
+
+def new_mapping() -> Any:
+    """An empty map from values of one program to values of its copy."""
+    return _public_pir.IrMapping()
+
+
+def clone_op(op: Operation, mapping: Any) -> Operation:
+    """Append a copy of `op`, its blocks included, to the current program; operands are looked up in `mapping`."""
+    return op.clone(mapping, _public_pir.CloneOptions(True, True, True))
+
+
+def clone_program(program: Program) -> tuple[Program, Callable[[Value], Value]]:
+    """A copy of `program`, and the function that finds a value's copy. Learning-rate and decay marks are kept."""
+    mapping = new_mapping()
+    copy = program.clone(mapping)
+    for old in parameters(program).values():
+        copy_parameter_attributes(old, mapping.look_up(old))
+    return copy, mapping.look_up
+
+
+def copy_parameter_attributes(source: Value, target: Value) -> None:
+    """Carry learning-rate multiplier, decay and the like from one parameter to another: cloning drops some of them."""
+    for name in _PARAMETER_ATTRIBUTES:
+        if hasattr(source, name):
+            setattr(target, name, getattr(source, name))
+
+
+def needed_ops(targets: Iterable[Value]) -> set[int]:
+    """Ids of the operators that the targets depend on, the blocks of control flow counted with their operator."""
+    keep: set[int] = set()
+    stack = [v.get_defining_op() for v in targets]
+    while stack:
+        op = stack.pop()
+        if op is None or op.id() in keep:
+            continue
+        keep.add(op.id())
+        stack.extend(v.get_defining_op() for v in external_inputs(op))
+    return keep
+
+
+def erase(program: Program, dead: Callable[[Operation], bool]) -> int:
+    """Remove operators for which `dead` holds, last first; one whose result is still read stays. Returns the count."""
+    removed = 0
+    block = program.global_block()
+    for op in reversed(ops(program)):
+        # Paddle aborts the process when an operator goes whose result is read, hence the check.
+        if dead(op) and all(v.use_empty() for v in results(op)):
+            block.remove_op(op)
+            removed += 1
+    return removed
+
+
+@contextmanager
+def inserting_before(program: Program, op: Operation) -> Iterator[None]:
+    """Operators built inside go right before `op`."""
+    with static.program_guard(program):
+        _core.set_insertion_point(op)
+        try:
+            yield
+        finally:
+            _core.reset_insertion_point_to_end()
+
+
+@contextmanager
+def inserting_after(program: Program, op: Operation) -> Iterator[None]:
+    """Operators built inside go right after `op`."""
+    with static.program_guard(program):
+        _core.set_insertion_point_after(op)
+        try:
+            yield
+        finally:
+            _core.reset_insertion_point_to_end()
+
+
+def remap(table: Mapping[str, Value], look_up: Callable[[Value], Value]) -> dict[str, Value]:
+    """The same names for the copies of the values."""
+    return {name: look_up(value) for name, value in table.items()}

@@ -1,0 +1,75 @@
+"""What a pass is, and how passes are run: checked before and after, on a copy, with errors that name the pass."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from slim_distill.common.errors import GraphError, SlimDistillError
+from slim_distill.graph.program import NamedProgram
+
+__all__ = ["Pass", "PassResult", "run_passes"]
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """What a pass did.
+
+    Attributes:
+        program: the rewritten program.
+        changed: whether anything was changed; a second run of the same pass changes nothing.
+        notes: one line for each thing done or refused, for the log: which operator, and why.
+    """
+
+    program: NamedProgram
+    changed: bool
+    notes: tuple[str, ...] = ()
+
+
+class Pass(Protocol):
+    """A rewrite of one program. Options are the fields of a frozen dataclass.
+
+    `apply` may edit the program it is given: `run_passes` hands it a copy.
+    """
+
+    @property
+    def name(self) -> str:
+        """The pass's name in logs and errors."""
+
+    def requires(self, program: NamedProgram) -> None:
+        """Raise GraphError when the program does not have what the pass needs."""
+
+    def apply(self, program: NamedProgram) -> PassResult:
+        """Rewrite."""
+
+    def ensures(self, program: NamedProgram) -> None:
+        """Raise GraphError when the result is not what the pass promises."""
+
+
+def run_passes(program: NamedProgram, passes: Sequence[Pass]) -> PassResult:
+    """Run passes in order on a copy of `program`, which itself is left unchanged.
+
+    Returns:
+        The last program; `changed` if any pass changed something; all notes, each with its pass's name before it.
+
+    Raises:
+        GraphError: a pass's needs or promises do not hold; the message names it and the passes before it.
+    """
+    current = program.clone()
+    changed = False
+    notes: list[str] = []
+    done: list[str] = []
+    for step in passes:
+        try:
+            step.requires(current)
+            result = step.apply(current)
+            step.ensures(result.program)
+        except SlimDistillError as error:
+            before = f" (after {', '.join(done)})" if done else ""
+            raise type(error)(f"pass {step.name}{before}: {error}") from error
+        current = result.program
+        changed |= result.changed
+        notes += [f"{step.name}: {note}" for note in result.notes]
+        done.append(step.name)
+    if not passes:
+        raise GraphError("run_passes was given no pass")
+    return PassResult(current, changed, tuple(notes))
