@@ -1,0 +1,202 @@
+"""Terms of a recipe: a loss between named variables, checked and bound when the program is built."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from slim_distill.common.errors import LossError, VariableNotFoundError
+from slim_distill.common.names import pick
+from slim_distill.losses._common import Tensor
+from slim_distill.losses.layers import Layers
+from slim_distill.losses.shapes import SHAPE_RULES, Shape, equal_shapes
+from slim_distill.losses.signature import LossSignature, check_arguments, format_signature, read_signature
+from slim_distill.losses.table import LOSSES
+
+__all__ = ["BoundTerm", "Term", "bind", "bind_all"]
+
+Resolve: TypeAlias = Callable[[str], Tensor]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One loss between named variables.
+
+    Attributes:
+        loss: its name in the table of losses.
+        student: names of the student's variables, in the order that the loss takes.
+        teacher: names of the teacher's variables, prefix included.
+        weight: factor of the loss in the total, finite and at least 0; 0 is the control.
+        args: the loss's keyword arguments: numbers, strings, and names of variables (prefix included).
+        path: where the term comes from, for messages: "distill.terms[1]".
+    """
+
+    loss: str
+    student: tuple[str, ...]
+    teacher: tuple[str, ...]
+    weight: float = 1.0
+    args: Mapping[str, Any] = field(default_factory=dict)
+    path: str = "distill.terms[0]"
+
+
+@dataclass(frozen=True)
+class BoundTerm:
+    """A term whose loss, variables and arguments were found and fit.
+
+    Attributes:
+        term: what was bound.
+        function: the loss.
+        student: the student's variables; teacher: the teacher's.
+        arguments: keyword arguments of the function, names of variables replaced by the variables.
+        layers: the parameters that the loss owns; filled by `build`.
+    """
+
+    term: Term
+    function: Callable[..., Tensor]
+    student: tuple[Tensor, ...]
+    teacher: tuple[Tensor, ...]
+    arguments: Mapping[str, Any]
+    layers: Layers
+
+    @property
+    def weight(self) -> float:
+        """The factor of this loss in the total."""
+        return self.term.weight
+
+    @property
+    def label(self) -> str:
+        """A short name for logs: the loss and the first student variable."""
+        return f"{self.term.loss}({', '.join(self.term.student[:1])})"
+
+    def build(self) -> Tensor:
+        """Append the loss to the current program and return it: a scalar, not weighted.
+
+        Raises:
+            LossError: an argument's value is refused by the loss, or the loss returned something else than a scalar.
+        """
+        signature = read_signature(self.function)
+        sides = {"student": self.student, "teacher": self.teacher}
+        given = {side: values if signature.several[side] else values[0] for side, values in sides.items() if values}
+        owned = {"layers": self.layers} if signature.takes_layers else {}
+        try:
+            loss = self.function(**given, **self.arguments, **owned)
+        except LossError as error:
+            raise LossError(f"{self.term.path}: {error}") from error
+        if list(loss.shape) != []:
+            raise LossError(
+                f"{self.term.path}: loss {self.term.loss!r} returned {list(loss.shape)}, expected a scalar []"
+            )
+        return loss
+
+
+def bind(term: Term, resolve: Resolve, table: Mapping[str, Callable[..., Any]] = LOSSES, index: int = 0) -> BoundTerm:
+    """Look a term's loss and variables up and check that they fit.
+
+    Args:
+        term: what the recipe asks for.
+        resolve: variable by name; raises `VariableNotFoundError` on a miss.
+        table: losses by name; a Python user adds functions of his own here.
+        index: number of the term in its recipe; the parameters it owns are named `distill.<index>.`...
+
+    Raises:
+        LossError: unknown loss or argument, value of the wrong type, wrong number of variables, shapes that do not
+            fit, a variable that holds no floating-point numbers, or a weight that is negative or not finite.
+        VariableNotFoundError: `resolve` does not know a name.
+    """
+    function = pick(table, term.loss, f"{term.path}.loss: loss", LossError)
+    signature = read_signature(function)
+    _check_weight(term)
+    check_arguments(term.path, term.loss, signature, term.args)
+    _check_count(term, signature)
+    student = tuple(_resolve(term, "student", name, resolve) for name in term.student)
+    teacher = tuple(_resolve(term, "teacher", name, resolve) for name in term.teacher)
+    tensors = {argument.name for argument in signature.arguments if argument.kind != "value"}
+    arguments = {
+        name: _resolve(term, name, value, resolve) if name in tensors and value is not None else value
+        for name, value in term.args.items()
+    }
+    _check_floating(term, student, teacher)
+    _check_shapes(term, student, teacher)
+    return BoundTerm(term, function, student, teacher, arguments, Layers(f"distill.{index}."))
+
+
+def bind_all(
+    terms: Sequence[Term], resolve: Resolve, table: Mapping[str, Callable[..., Any]] = LOSSES
+) -> tuple[BoundTerm, ...]:
+    """Bind every term of a recipe.
+
+    Raises:
+        LossError: as `bind`, and when the same loss of the same variables with the same arguments is listed twice.
+        VariableNotFoundError: as `bind`.
+    """
+    for number, term in enumerate(terms):
+        for earlier in terms[:number]:
+            if _identity(term) == _identity(earlier):
+                raise LossError(
+                    f"{term.path}: the same term is listed at {earlier.path}: {term.loss} of {_names(term)}; "
+                    "remove one, or change its weight"
+                )
+    return tuple(bind(term, resolve, table, index) for index, term in enumerate(terms))
+
+
+def _identity(term: Term) -> tuple[Any, ...]:
+    return term.loss, tuple(term.student), tuple(term.teacher), dict(term.args)
+
+
+def _names(term: Term) -> str:
+    return " and ".join(filter(None, (", ".join(term.student), ", ".join(term.teacher))))
+
+
+def _check_weight(term: Term) -> None:
+    number = isinstance(term.weight, (int, float)) and not isinstance(term.weight, bool)
+    if not (number and math.isfinite(term.weight) and term.weight >= 0):
+        raise LossError(f"{term.path}.weight: expected a finite number of at least 0, got {term.weight!r}")
+
+
+def _check_count(term: Term, signature: LossSignature) -> None:
+    for side, wanted in (("student", signature.student), ("teacher", signature.teacher)):
+        names = getattr(term, side)
+        if len(names) == wanted or (wanted is None and names):
+            continue
+        number = "one or more" if wanted is None else wanted
+        raise LossError(
+            f"{term.path}.{side}: loss {term.loss!r} takes {number} {side} variable(s), got {len(names)} "
+            f"({', '.join(names) or 'none'}); {format_signature(term.loss, signature)}"
+        )
+    if signature.student is None and signature.teacher is None and len(term.student) != len(term.teacher):
+        raise LossError(
+            f"{term.path}: loss {term.loss!r} pairs variables one by one, got {len(term.student)} of the student "
+            f"and {len(term.teacher)} of the teacher"
+        )
+
+
+def _resolve(term: Term, key: str, name: str, resolve: Resolve) -> Tensor:
+    try:
+        return resolve(name)
+    except VariableNotFoundError as error:
+        raise VariableNotFoundError(f"{term.path}.{key}: {error}") from error
+
+
+def _check_floating(term: Term, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
+    for name, value in zip((*term.student, *term.teacher), (*student, *teacher), strict=True):
+        if "float" not in str(value.dtype):
+            kind = str(value.dtype).rsplit(".", 1)[-1]
+            raise LossError(f"{term.path}: {name!r} holds {kind}, loss {term.loss!r} needs floating-point numbers")
+
+
+def _check_shapes(term: Term, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
+    rule = SHAPE_RULES.get(term.loss, equal_shapes)
+    if len(student) != len(teacher):
+        return
+    for pair in zip(term.student, student, term.teacher, teacher, strict=True):
+        shape_s, shape_t = _shape(pair[1]), _shape(pair[3])
+        problem = rule(shape_s, shape_t)
+        if problem is not None:
+            raise LossError(
+                f"{term.path}: {term.loss} {problem}: student {pair[0]!r} is {list(shape_s)}, "
+                f"teacher {pair[2]!r} is {list(shape_t)}"
+            )
+
+
+def _shape(value: Tensor) -> Shape:
+    return tuple(int(size) for size in value.shape)
