@@ -140,6 +140,16 @@ def test_difficult_object_is_neither_right_nor_wrong_nor_missed():
     assert counted.ap == pytest.approx(0.5 * 1 + 0.5 * 2 / 3, abs=1e-12)
 
 
+def test_equal_scores_stay_in_the_order_of_the_images():
+    rng = np.random.default_rng(1)
+    right, high = rng.random(400) < 0.5, rng.random(400) < 0.5
+    truth = {i: record([BOX_A], [0]) for i in range(400)}
+    found = {i: dets((0, 0.6 if high[i] else 0.5, BOX_A if right[i] else BOX_B)) for i in range(400)}
+    curve = voc_ap(found, truth, 1).per_class[0]
+    in_order = np.concatenate([right[high], right[~high]])
+    np.testing.assert_allclose(curve.recall, np.cumsum(in_order) / 400, rtol=1e-12)
+
+
 def test_iou_equal_to_the_threshold_is_no_hit():
     truth = {0: record([[0, 0, 9, 9]], [0])}  # 10 x 10 with the last pixel
     found = {0: dets((0, 0.9, [0, 0, 9, 4]))}  # 10 x 5: IoU exactly 0.5
