@@ -1,1 +1,1 @@
-"""TODO"""
+"""Sessions, training programs, the loop and its hooks, checkpoints, evaluation; `build.py` composes them."""

@@ -1,0 +1,60 @@
+"""Options that several commands share."""
+
+import argparse
+from dataclasses import replace
+
+from slim_distill.config import load_config
+from slim_distill.config.schema import DistillConfig, RunConfig, TeacherConfig
+
+__all__ = ["add_config", "add_resume", "add_teacher", "load_student", "load_teacher_config"]
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """-c and -o."""
+    parser.add_argument("-c", "--config", required=True, metavar="FILE", help="the run's YAML file")
+    parser.add_argument(
+        "-o",
+        "--opt",
+        nargs="*",
+        action="extend",
+        default=[],
+        metavar="a.b=c",
+        help="override configuration values; checked like the file itself",
+    )
+
+
+def add_teacher(parser: argparse.ArgumentParser) -> None:
+    """-t and --teacher_pretrained."""
+    parser.add_argument("-t", "--teacher_config", metavar="FILE", help="the teacher's YAML file")
+    parser.add_argument("--teacher_pretrained", default="", metavar="URL_OR_PATH", help="the teacher's weights")
+
+
+def add_resume(parser: argparse.ArgumentParser) -> None:
+    """-r, and the published flags that are always on here."""
+    parser.add_argument(
+        "-r",
+        "--resume_checkpoint",
+        default="",
+        metavar="FOLDER",
+        help="go on from this checkpoint; 'auto' takes the newest sound one of the run",
+    )
+    parser.add_argument("--eval", action="store_true", help="accepted for old scripts: evaluation is always done")
+
+
+def load_student(args: argparse.Namespace) -> RunConfig:
+    """The configuration behind -c and -o."""
+    return load_config(args.config, args.opt)
+
+
+def load_teacher_config(args: argparse.Namespace, cfg: RunConfig) -> tuple[RunConfig, dict[str, RunConfig]]:
+    """The student's configuration with its teachers filled in from -t, and each teacher's own configuration."""
+    teachers = dict(cfg.distill.teachers)
+    if args.teacher_config:
+        prefix = next(iter(teachers), "teacher_")
+        old = teachers.get(prefix, TeacherConfig())
+        teachers[prefix] = replace(old, config=args.teacher_config, weights=args.teacher_pretrained or old.weights)
+    elif args.teacher_pretrained and teachers:
+        prefix = next(iter(teachers))
+        teachers[prefix] = replace(teachers[prefix], weights=args.teacher_pretrained)
+    distill: DistillConfig = replace(cfg.distill, teachers=teachers)
+    return replace(cfg, distill=distill), {p: load_config(t.config) for p, t in teachers.items()}

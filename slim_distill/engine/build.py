@@ -1,0 +1,191 @@
+"""The composition root: from configurations to models, programs and data, in plain sight."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from slim_distill.common.errors import ConfigError, TrainingError
+from slim_distill.common.weights import match_weights, read_weights
+from slim_distill.config.schema import RunConfig, TeacherConfig
+from slim_distill.data.build import build_loader
+from slim_distill.data.labels import read_labels
+from slim_distill.data.loader import Loader
+from slim_distill.engine.evaluate import Evaluation, detect, score
+from slim_distill.engine.session import Session
+from slim_distill.graph import Freeze, NamedProgram, Slice, merge, run_passes, shape_of, trace
+from slim_distill.graph.passes import FoldBatchNorm, FuseInference
+from slim_distill.losses.terms import Term
+from slim_distill.models.build import build_model
+
+__all__ = [
+    "Detector",
+    "Teacher",
+    "build_detector",
+    "build_eval_loader",
+    "build_merged",
+    "build_student",
+    "check_classes",
+    "check_teacher",
+    "class_names",
+    "evaluate",
+    "load_model",
+    "load_teacher",
+    "load_weights",
+    "run_folder",
+]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """One teacher: its run configuration, its parameters, and whether it stays frozen."""
+
+    cfg: RunConfig
+    values: Mapping[str, np.ndarray]
+    frozen: bool = True
+
+
+@dataclass(frozen=True)
+class Detector:
+    """An inference program with its parameters in a session of its own."""
+
+    session: Session
+    program: NamedProgram
+
+
+def build_student(cfg: RunConfig) -> NamedProgram:
+    """The student's training program, not yet merged with anything."""
+    return trace(build_model(cfg.model, "train"))
+
+
+def load_weights(source: str, program: NamedProgram, *, strict: bool) -> dict[str, np.ndarray]:
+    """Read a weights file or URL and keep what fits the program's parameters.
+
+    Args:
+        source: path or URL.
+        program: whose parameters are wanted.
+        strict: every parameter must be there with its shape; otherwise what fits is taken, as for a backbone.
+
+    Raises:
+        WeightsError: the file cannot be read, or does not fit; the message lists what does not.
+    """
+    wanted = {name: shape_of(value) for name, value in program.parameters().items()}
+    arrays, report = match_weights(read_weights(source), wanted, what=source, strict=strict)
+    log.info("%s: %s", source, report)
+    return arrays
+
+
+def load_teacher(teacher: TeacherConfig, cfg: RunConfig) -> Teacher:
+    """Read a teacher's weights and check them against its configuration."""
+    source = teacher.weights or cfg.weights
+    if not source:
+        raise ConfigError(
+            f"distill.teachers: the teacher {cfg.name} has no weights; give --teacher_pretrained URL_OR_PATH"
+        )
+    program = trace(build_model(cfg.model, "eval"))
+    return Teacher(cfg, load_weights(source, program, strict=True), teacher.frozen)
+
+
+def build_merged(
+    student: NamedProgram, teachers: Mapping[str, Teacher], terms: Sequence[Term], cfg: RunConfig, *, on_cpu: bool
+) -> NamedProgram:
+    """Student and teachers in one program; of a frozen teacher only what the terms need, compiled for inference."""
+    merged = student
+    for prefix, teacher in teachers.items():
+        # The teacher takes the student's form of the loss, so that it exposes the same variables.
+        loss = replace(teacher.cfg.model.loss, fine_grained=cfg.model.loss.fine_grained)
+        guest = trace(build_model(replace(teacher.cfg.model, loss=loss), "train")).with_values(teacher.values)
+        needed = tuple(dict.fromkeys(n.removeprefix(prefix) for t in terms for n in t.teacher if n.startswith(prefix)))
+        if teacher.frozen:
+            guest = _compiled(guest, needed, cfg.compile.teacher == "auto" and on_cpu)
+        merged = merge(merged, guest, prefix)
+    return merged
+
+
+def _compiled(program: NamedProgram, keep: Sequence[str], fuse: bool) -> NamedProgram:
+    passes = [Freeze(), Slice(tuple(keep))]
+    if fuse:
+        passes += [FoldBatchNorm(), FuseInference(tuple(keep))]
+    result = run_passes(program, passes)
+    for note in result.notes:
+        log.debug("%s", note)
+    return result.program
+
+
+def build_detector(cfg: RunConfig, values: Mapping[str, np.ndarray]) -> Detector:
+    """A model ready to detect: frozen, cut to its detections, compiled, with the given parameters."""
+    session = Session(cfg.device)
+    program = trace(build_model(cfg.model, "eval")).with_values(values)
+    program = _compiled(program, ("dets", "dets_num"), cfg.compile.teacher == "auto" and session.on_cpu)
+    session.start(program, seed=0)
+    return Detector(session, program)
+
+
+def build_eval_loader(cfg: RunConfig) -> Loader:
+    """The evaluation data of a run, checked against its class count."""
+    loader = build_loader(cfg.data.eval, seed=cfg.seed, train=False)
+    check_classes(cfg, loader, "data.eval")
+    return loader
+
+
+def evaluate(cfg: RunConfig, values: Mapping[str, np.ndarray], loader: Loader) -> Evaluation:
+    """Score a model with the given parameters on a data set."""
+    detector = build_detector(cfg, values)
+    found = detect(detector.session, detector.program, loader.batches())
+    return score(found, loader.dataset.records, loader.dataset.classes, cfg.eval)
+
+
+def check_classes(cfg: RunConfig, loader: Loader, where: str) -> None:
+    """Raise ConfigError when the data set has another number of classes than the model."""
+    classes = loader.dataset.classes
+    if len(classes) != cfg.model.num_classes:
+        raise ConfigError(
+            f"model.num_classes is {cfg.model.num_classes}, but the data set of {where} has {len(classes)} classes "
+            f"({', '.join(classes[:8])}{', ...' if len(classes) > 8 else ''}); make them agree"
+        )
+
+
+def check_teacher(cfg: RunConfig, prefix: str, teacher: Teacher, loader: Loader) -> Evaluation:
+    """Evaluate a teacher on the student's data and refuse one that has nothing to teach.
+
+    Raises:
+        ConfigError: its class count is not the student's.
+        TrainingError: its metric is below `distill.min_teacher_metric` and `distill.force` is off.
+    """
+    mine, its = cfg.model.num_classes, teacher.cfg.model.num_classes
+    if mine != its:
+        raise ConfigError(f"the teacher {prefix!r} has {its} classes, the student {mine}; both must have the same")
+    # The teacher judges the student's data, by the student's metric.
+    result = evaluate(replace(teacher.cfg, eval=cfg.eval, device=cfg.device), teacher.values, loader)
+    log.info("teacher %s on the evaluation data: %s", prefix, result)
+    if result.metric < cfg.distill.min_teacher_metric and not cfg.distill.force:
+        raise TrainingError(
+            f"the teacher {prefix!r} reaches {result.name} {result.metric:.4f} on the evaluation data, below "
+            f"distill.min_teacher_metric {cfg.distill.min_teacher_metric}: it has nothing to teach. Check its weights "
+            "and classes, or go on with -o distill.force=true"
+        )
+    return result
+
+
+def run_folder(cfg: RunConfig) -> Path:
+    """Where a run's files go."""
+    return Path(cfg.output_dir) / cfg.name
+
+
+def load_model(cfg: RunConfig) -> dict[str, np.ndarray]:
+    """The parameters behind `cfg.weights`, all of them."""
+    program = trace(build_model(cfg.model, "eval"))
+    return load_weights(cfg.weights, program, strict=True)
+
+
+def class_names(cfg: RunConfig) -> tuple[str, ...]:
+    """Names of the model's classes as the run's data sets have them, or their numbers where none names them."""
+    for reader in (cfg.data.eval, cfg.data.train):
+        dataset = reader.dataset
+        if dataset.labels or dataset.classes:
+            return read_labels(dataset.labels, dataset.classes, Path(dataset.root))
+    return tuple(str(k) for k in range(cfg.model.num_classes))

@@ -1,0 +1,83 @@
+"""Detections of a program over a data set, and their score."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from slim_distill.config.schema import EvalConfig
+from slim_distill.engine.session import Session
+from slim_distill.graph import NamedProgram
+from slim_distill.metrics import coco_ap, coco_from_records, voc_ap
+
+__all__ = ["Detections", "Evaluation", "detect", "score"]
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Boxes by image id, each [K, 6] of class, score, x1, y1, x2, y2 in pixels; and the time it took.
+
+    `ms_per_image` is the median over the batches but the first of the whole run of a batch, in ms an image.
+    """
+
+    by_image: Mapping[int, np.ndarray]
+    ms_per_image: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A score: the metric that models are chosen by, in 0..1, its name, and what it is made of."""
+
+    metric: float
+    name: str
+    per_class: Mapping[str, float]
+    figures: Mapping[str, float]
+    ms_per_image: float = float("nan")
+
+    def __str__(self) -> str:
+        classes = ", ".join(f"{name} {100 * value:.1f}" for name, value in self.per_class.items())
+        return f"{self.name} {100 * self.metric:.2f} ({classes})"
+
+
+def detect(session: Session, program: NamedProgram, batches: Iterable[Mapping[str, np.ndarray]]) -> Detections:
+    """Run a detection program (`dets`, `dets_num`) over batches that carry `im_id`."""
+    by_image: dict[int, np.ndarray] = {}
+    times = []
+    for batch in batches:
+        since = time.perf_counter()
+        out = session.run(program, batch, ("dets", "dets_num"))
+        ids = np.asarray(batch["im_id"]).reshape(-1)
+        times.append((time.perf_counter() - since) * 1e3 / len(ids))
+        counts = np.asarray(out["dets_num"]).reshape(-1)
+        rows = np.asarray(out["dets"], "float32").reshape(-1, 6) if counts.sum() else np.zeros((0, 6), "float32")
+        for im_id, part in zip(ids, np.split(rows, np.cumsum(counts)[:-1]), strict=True):
+            by_image[int(im_id)] = part
+    return Detections(by_image, float(np.median(times[1:] or times)) if times else float("nan"))
+
+
+def score(detections: Detections, records: Sequence[Record], classes: Sequence[str], cfg: EvalConfig) -> Evaluation:
+    """Compare detections with a data set's records by the configured metric."""
+    if cfg.metric == "coco":
+        figures = coco_ap(detections.by_image, coco_from_records(records, classes))
+        per_class = {name: figures[f"AP/{name}"] for name in classes if figures.get(f"AP/{name}", -1) >= 0}
+        total = {k: v for k, v in figures.items() if "/" not in k}
+        return Evaluation(figures["AP"], "AP@[.50:.95]", per_class, total, detections.ms_per_image)
+    result = voc_ap(
+        detections.by_image,
+        {record["im_id_number"]: record for record in _numbered(records)},
+        len(classes),
+        iou_threshold=cfg.iou_threshold,
+        map_type=cfg.map_type,
+        evaluate_difficult=cfg.evaluate_difficult,
+    )
+    per_class = {name: c.ap for name, c in zip(classes, result.per_class, strict=True) if c.ap is not None}
+    name = f"mAP@{cfg.iou_threshold:.2f} ({cfg.map_type})"
+    return Evaluation(result.map, name, per_class, {"mAP": result.map}, detections.ms_per_image)
+
+
+def _numbered(records: Sequence[Record]) -> list[dict[str, Any]]:
+    return [{**record, "im_id_number": int(np.asarray(record["im_id"]).reshape(-1)[0])} for record in records]

@@ -1,0 +1,133 @@
+"""`Session`: the only owner of executor, scope and device."""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import paddle
+from paddle import static
+
+from slim_distill.common.errors import ConfigError, GraphError, TrainingError
+from slim_distill.common.names import nearest
+from slim_distill.graph import NamedProgram
+
+__all__ = ["Session", "start_static_mode"]
+
+log = logging.getLogger(__name__)
+
+
+def start_static_mode() -> None:
+    """Switch this process to static mode with an executor that runs operators in program order.
+
+    Order matters where operators draw random numbers: one generator serves all of them, so only a fixed order
+    makes a run repeatable.
+    """
+    paddle.enable_static()
+    paddle.set_flags({"FLAGS_new_executor_serial_run": True})
+
+
+def _place(device: str) -> "paddle.CPUPlace | paddle.CUDAPlace":
+    kind, _, number = device.partition(":")
+    has_gpu = paddle.device.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
+    if kind == "cpu" or (kind == "auto" and not has_gpu):
+        return paddle.CPUPlace()
+    if not has_gpu:
+        raise ConfigError(f"device: {device!r} was asked for, but this Paddle finds no CUDA device; use cpu or auto")
+    index = int(number) if number else int(os.environ.get("FLAGS_selected_gpus", "0").split(",")[0])
+    return paddle.CUDAPlace(index)
+
+
+class Session:
+    """Runs named programs on one device; the values of all parameters live here, under their names.
+
+    Several programs may share a session: a training program and the evaluation program of the same student read
+    the same parameters.
+
+    Args:
+        device: auto (a CUDA device when there is one) | cpu | gpu | gpu:N.
+    """
+
+    def __init__(self, device: str = "auto") -> None:
+        self.place = _place(device)
+        self.on_cpu = isinstance(self.place, paddle.CPUPlace)
+        self._executor = static.Executor(self.place)
+        self._scope = static.Scope()
+
+    @contextmanager
+    def _active(self) -> Iterator[None]:
+        with static.scope_guard(self._scope):
+            yield
+
+    def start(self, program: NamedProgram, seed: int) -> None:
+        """Give every parameter of `program` its first value: from its startup program, then from its known values."""
+        paddle.seed(seed)
+        with self._active():
+            self._executor.run(program.startup)
+        self.write(program.values)
+
+    def run(
+        self, program: NamedProgram, batch: Mapping[str, np.ndarray], fetch: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """One run of a program: {name: array} of the fetched variables.
+
+        Args:
+            program: what to run.
+            batch: an array for every feed; further keys are ignored.
+            fetch: variable names. Keep one list for one program: each new list costs a compilation.
+
+        Raises:
+            GraphError: a feed has no array.
+        """
+        feed = {}
+        for name in program.feeds:
+            if name not in batch:
+                raise GraphError(f"the program needs a feed {name!r}, the batch has {', '.join(sorted(batch))}")
+            feed[name] = batch[name]
+        with self._active():
+            values = self._executor.run(program.main, feed=feed, fetch_list=[program[name] for name in fetch])
+        if len(values) != len(fetch):
+            raise GraphError(f"{len(fetch)} variables were asked for, {len(values)} came back: {', '.join(fetch)}")
+        return dict(zip(fetch, values, strict=True))
+
+    def read(self, names: Iterable[str]) -> dict[str, np.ndarray]:
+        """{name: copy of the array} of parameters and other persistent variables.
+
+        Raises:
+            GraphError: a name has no value in this session.
+        """
+        arrays = {}
+        for name in names:
+            variable = self._scope.find_var(name)
+            if variable is None or not variable.get_tensor()._is_initialized():
+                near = ", ".join(nearest(name, self._scope.local_var_names())) or "none"
+                raise GraphError(f"no value for {name!r} in the session; nearest: {near}")
+            arrays[name] = np.array(variable.get_tensor())
+        return arrays
+
+    def write(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Set parameters and other persistent variables, creating those that are not there."""
+        for name, array in arrays.items():
+            self._scope.var(name).get_tensor().set(np.ascontiguousarray(array), self.place)
+
+    def has(self, name: str) -> bool:
+        """Whether a variable of that name has a value."""
+        variable = self._scope.find_var(name)
+        return variable is not None and variable.get_tensor()._is_initialized()
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Make every random draw of a training step a function of the run's seed and the step's number alone."""
+    paddle.seed((seed * 1_000_003 + step + 1) % (2**31))
+
+
+def check_finite(values: Mapping[str, float], step: int, learning_rate: float) -> None:
+    """Raise TrainingError when a loss is NaN or infinite, with the step, every term and the learning rate."""
+    bad = [name for name, value in values.items() if not np.isfinite(value)]
+    if bad:
+        shown = ", ".join(f"{name}={value:g}" for name, value in values.items())
+        raise TrainingError(
+            f"step {step}: {', '.join(bad)} is not finite ({shown}; learning rate {learning_rate:g}). "
+            "Lower schedule.base_lr or the term's weight, or lengthen the warm-up; the last checkpoint is sound"
+        )

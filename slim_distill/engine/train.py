@@ -1,0 +1,283 @@
+"""One training job, with or without teachers, from configuration to final weights."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slim_distill.common.errors import ConfigError, TrainingError, WeightsError
+from slim_distill.config import dump_config, to_dict
+from slim_distill.config.schema import RunConfig
+from slim_distill.data.build import build_loader
+from slim_distill.engine import build
+from slim_distill.engine.checkpoint import (
+    Checkpoint,
+    latest_checkpoint,
+    load_checkpoint,
+    remove_old,
+    save_checkpoint,
+)
+from slim_distill.engine.evaluate import Evaluation
+from slim_distill.engine.hooks import EverySteps, Progress, Recorder, Scalars
+from slim_distill.engine.loop import Hook, run_loop
+from slim_distill.engine.schedule import learning_rate
+from slim_distill.engine.session import Session, check_finite, seed_step, start_static_mode
+from slim_distill.engine.training import EMA_PREFIX, LEARNING_RATE, TrainingProgram, build_training
+from slim_distill.graph.passes import PlaceKernels, run_passes
+from slim_distill.losses.build import terms_from_config
+
+__all__ = ["BEST", "FINAL", "TrainResult", "train"]
+
+log = logging.getLogger(__name__)
+
+BEST, FINAL, RECORD = "best_model", "model_final", "log.jsonl"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where a job's files are, and its last and best evaluation (best is None when it never evaluated)."""
+
+    folder: Path
+    last: Evaluation | None
+    best: float | None
+    teachers: Mapping[str, Evaluation]
+
+
+def train(cfg: RunConfig, teachers: Mapping[str, build.Teacher] | None = None, *, resume: str = "") -> TrainResult:
+    """Train a student, alone or with teachers in one program.
+
+    Files go to `output_dir/name`: numbered checkpoints, `best_model`, `model_final`, `config.yml`, `log.jsonl`.
+
+    Args:
+        cfg: the student's run.
+        teachers: prefix -> teacher; its parameters are frozen or train along.
+        resume: "" to start anew, a checkpoint's folder, or "auto" for the newest sound one of this run if any.
+
+    Raises:
+        SlimDistillError: anything of configuration, data, weights or training that makes the run useless.
+    """
+    start_static_mode()
+    teachers = dict(teachers or {})
+    folder = build.run_folder(cfg)
+    if not resume:
+        _set_aside(folder)
+    _make_folder(folder)
+    session = Session(cfg.device)
+    checkpoint = _checkpoint(resume, folder)
+    done = checkpoint.step if checkpoint else 0
+
+    loader = build_loader(cfg.data.train, seed=cfg.seed, train=True)
+    eval_loader = build.build_eval_loader(cfg)
+    try:
+        build.check_classes(cfg, loader, "data.train")
+        judged = {} if done else {p: build.check_teacher(cfg, p, t, eval_loader) for p, t in teachers.items()}
+
+        student = build.build_student(cfg)
+        terms = terms_from_config(cfg.distill) if teachers else ()
+        merged = build.build_merged(student, teachers, terms, cfg, on_cpu=session.on_cpu)
+        training = build_training(merged, terms, cfg.optimizer)
+        if cfg.compile.placement == "auto" and session.on_cpu:
+            training = _placed(training)
+        session.start(training.program, cfg.seed)
+        _load(session, training, student, cfg, checkpoint)
+
+        job = _Job(cfg, session, training, folder, eval_loader)
+        batches = loader.batches(start=done)
+        hooks = job.hooks()
+        try:
+            run_loop(job.step_function(batches, done), done, cfg.train.max_iters, hooks)
+        finally:
+            batches.close()
+    finally:
+        loader.close()
+        eval_loader.close()
+    return TrainResult(folder, job.last, job.best, judged)
+
+
+def _set_aside(folder: Path) -> None:
+    """Rename an earlier run's folder: its checkpoints are kept, and never taken for those of the new run."""
+    if not any((folder / name / "manifest.json").is_file() for name in _children(folder)):
+        return
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
+        number += 1
+    folder.rename(aside)
+    log.info("an earlier run's files moved from %s to %s; use -r auto to go on with a run", folder, aside)
+
+
+def _children(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()] if folder.is_dir() else []
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"output_dir: {folder} cannot be written ({error.strerror}); choose another with -o output_dir=FOLDER"
+        ) from error
+
+
+def _checkpoint(resume: str, folder: Path) -> Checkpoint | None:
+    if not resume:
+        return None
+    if resume != "auto":
+        return load_checkpoint(Path(resume))
+    newest = latest_checkpoint(folder)
+    if newest is None:
+        log.info("no checkpoint in %s: starting anew", folder)
+        return None
+    log.info("resuming from %s", newest)
+    return load_checkpoint(newest)
+
+
+def _placed(training: TrainingProgram) -> TrainingProgram:
+    result = run_passes(training.program, [PlaceKernels()])
+    for note in result.notes:
+        log.info("%s", note)
+    return replace(training, program=result.program)
+
+
+def _load(
+    session: Session, training: TrainingProgram, student: Any, cfg: RunConfig, checkpoint: Checkpoint | None
+) -> None:
+    """Put the first values in place: those of the checkpoint, or else pre-trained ones where given."""
+    if checkpoint is not None:
+        saved = {**checkpoint.model, **checkpoint.state}
+        wanted = {*training.student, *training.state}
+        missing, extra = sorted(wanted - set(saved)), sorted(set(saved) - wanted)
+        if missing or extra:
+            raise WeightsError(
+                "the checkpoint is of another run: "
+                f"it lacks {len(missing)} variables ({', '.join(missing[:3])}) "
+                f"and has {len(extra)} that this run does not ({', '.join(extra[:3])})"
+            )
+        session.write(saved)
+        return
+    if cfg.train.pretrain_weights:
+        session.write(build.load_weights(cfg.train.pretrain_weights, student, strict=False))
+    if cfg.optimizer.ema:
+        averaged = [name for name in training.state if name.startswith(EMA_PREFIX)]
+        first = session.read(name.removeprefix(EMA_PREFIX) for name in averaged)
+        session.write({EMA_PREFIX + name: array for name, array in first.items()})
+
+
+class _Job:
+    """A training run in progress: its steps, and what is done between them."""
+
+    def __init__(
+        self, cfg: RunConfig, session: Session, training: TrainingProgram, folder: Path, eval_loader: Any
+    ) -> None:
+        self.cfg, self.session, self.training = cfg, session, training
+        self.folder, self.eval_loader = folder, eval_loader
+        self.last: Evaluation | None = None
+        self.best = _best_so_far(folder)
+        self.recorder = Recorder(folder / RECORD, cfg.train.log_iter)
+        self.scalars = Scalars(folder / "vdl", cfg.train.log_iter)
+
+    def hooks(self) -> list[Hook]:
+        """Progress and records first, so that a failing save or evaluation has its step on record."""
+        train = self.cfg.train
+        (self.folder / "config.yml").write_text(dump_config(self.cfg), encoding="utf-8")
+        return [
+            Progress(self.cfg.name, self.cfg.data.train.batch_size, train.log_iter),
+            self.recorder,
+            self.scalars,
+            EverySteps(train.snapshot_iter, self.save),
+            EverySteps(train.eval_iter or train.snapshot_iter, self.evaluate),
+        ]
+
+    def step_function(self, batches: Iterator[Mapping[str, np.ndarray]], first: int) -> Any:
+        """The function that does one step; the very first one of a run also checks gradients and teachers."""
+        fetch = list(self.training.losses.values())
+        labels = list(self.training.losses)
+        program = self.training.program
+
+        def one_step(step: int) -> dict[str, float]:
+            rate = learning_rate(self.cfg.schedule, step, self.cfg.train.max_iters)
+            self.session.write({LEARNING_RATE: np.asarray(rate, "float32")})
+            seed_step(self.cfg.seed, step)
+            batch = next(batches)
+            if step == first == 0:
+                out = self._checked_step(batch, fetch)
+            else:
+                out = self.session.run(program, batch, fetch)
+            values = {label: float(out[name]) for label, name in zip(labels, fetch, strict=True)}
+            check_finite(values, step, rate)
+            return {**values, "lr": rate}
+
+        return one_step
+
+    def _checked_step(self, batch: Mapping[str, np.ndarray], fetch: list[str]) -> dict[str, np.ndarray]:
+        """A step after which every gradient is looked at and no frozen parameter may have moved."""
+        owned = {*self.training.student, *self.training.state}
+        frozen = [name for name in self.training.program.parameters() if name not in owned]
+        before = _digest(self.session, frozen)
+        gradients = self.training.gradients
+        out = self.session.run(self.training.program, batch, [*fetch, *gradients.values()])
+        dead = [name for name, gradient in gradients.items() if not np.any(out[gradient])]
+        if dead:
+            raise TrainingError(
+                f"after the first step {len(dead)} trainable parameters have no gradient: {', '.join(dead[:5])}. "
+                "No loss reaches them; check the recipe"
+            )
+        if _digest(self.session, frozen) != before:
+            raise TrainingError("the first step changed parameters of a frozen teacher; this is a fault of the rewrite")
+        log.info("first step: %d gradients present, %d teacher parameters unmoved", len(gradients), len(frozen))
+        return out
+
+    def model(self) -> dict[str, np.ndarray]:
+        """The student's parameters: the averaged ones where averages are kept."""
+        names = self.training.student
+        if not self.cfg.optimizer.ema:
+            return self.session.read(names)
+        averaged = self.session.read(EMA_PREFIX + name for name in names)
+        return {name.removeprefix(EMA_PREFIX): array for name, array in averaged.items()}
+
+    def save(self, done: int) -> None:
+        """Write a complete checkpoint, then drop the oldest; at the end also the final model."""
+        facts = {"seed": self.cfg.seed, "max_iters": self.cfg.train.max_iters, "config_sha256": _config_hash(self.cfg)}
+        model, state = self.session.read(self.training.student), self.session.read(self.training.state)
+        text = dump_config(self.cfg)
+        save_checkpoint(self.folder / str(done), Checkpoint(model, state, done, facts), text)
+        remove_old(self.folder, self.cfg.train.keep)
+        if done == self.cfg.train.max_iters:
+            save_checkpoint(self.folder / FINAL, Checkpoint(self.model(), {}, done, facts), text)
+
+    def evaluate(self, done: int) -> None:
+        """Score the student, and keep its parameters when it is the best so far."""
+        values = self.model()
+        self.last = build.evaluate(self.cfg, values, self.eval_loader)
+        log.info("step %d: %s", done, self.last)
+        for writer in (self.recorder, self.scalars):
+            writer.write(done, {"metric": self.last.metric})
+        if self.best is None or self.last.metric > self.best:
+            self.best = self.last.metric
+            facts = {"metric": self.last.metric, "metric_name": self.last.name, "seed": self.cfg.seed}
+            save_checkpoint(self.folder / BEST, Checkpoint(values, {}, done, facts), dump_config(self.cfg))
+
+
+def _best_so_far(folder: Path) -> float | None:
+    manifest = folder / BEST / "manifest.json"
+    if not manifest.is_file():
+        return None
+    return float(json.loads(manifest.read_text(encoding="utf-8"))["metric"])
+
+
+def _digest(session: Session, names: list[str]) -> str:
+    digest = hashlib.sha256()
+    for array in session.read(names).values():
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _config_hash(cfg: RunConfig) -> str:
+    return hashlib.sha256(json.dumps(to_dict(cfg), sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,153 @@
+"""From a student, its teachers and a recipe to one training program."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import paddle
+from paddle import static
+from paddle.utils import unique_name
+
+from slim_distill.common.errors import TrainingError
+from slim_distill.config.schema import OptimizerConfig
+from slim_distill.graph import NamedProgram, name_values
+from slim_distill.losses.terms import Term, bind_all
+
+__all__ = ["EMA_PREFIX", "LEARNING_RATE", "TrainingProgram", "build_training"]
+
+EMA_PREFIX = "ema."
+LEARNING_RATE = "learning_rate_0"
+"""Name of the persistent scalar that holds the rate of the next step."""
+
+# What str.startswith takes for "no prefix at all"; an empty tuple of prefixes would do, but not an empty string.
+_NOTHING = ("\0",)
+
+
+@dataclass(frozen=True)
+class TrainingProgram:
+    """A program whose every run is one training step.
+
+    Attributes:
+        program: forward, backward and update; its startup also sets the optimizer's state.
+        losses: label for the log -> name of the scalar variable.
+        gradients: parameter name -> name of its gradient.
+        student: names of the host's parameters, running statistics included: what is exported.
+        state: names of all other values that training changes (momentum, averages, trainable guests).
+    """
+
+    program: NamedProgram
+    losses: Mapping[str, str]
+    gradients: Mapping[str, str]
+    student: tuple[str, ...]
+    state: tuple[str, ...]
+
+
+def build_training(
+    merged: NamedProgram, terms: Sequence[Term], optimizer: OptimizerConfig, *, task_loss: str = "loss"
+) -> TrainingProgram:
+    """Attach the terms and the optimizer to a merged program, which itself is left unchanged.
+
+    The total is the task loss plus weight * value of every term. A term of weight 0 is computed and logged but is
+    no part of the total, so that a run with all weights 0 equals a run without teacher bit for bit.
+
+    Args:
+        merged: the student with its guests.
+        terms: the recipe; teacher names carry their prefix.
+        optimizer: kind and numbers of the optimizer.
+        task_loss: variable of the student's own loss; "" when only the terms count.
+
+    Raises:
+        LossError: a term does not bind.
+        TrainingError: a trainable parameter gets no gradient from any loss, or nothing is to be minimised.
+    """
+    work = merged.clone()
+    before = set(work.parameters())
+    given: dict[str, Any] = {}
+    losses: dict[str, str] = {}
+    with static.program_guard(work.main, work.startup), unique_name.guard():
+        total = work[task_loss] if task_loss else None
+        if task_loss:
+            losses[task_loss] = task_loss
+        distill = None
+        for i, bound in enumerate(bind_all(terms, work.__getitem__)):
+            raw = bound.build()
+            label = f"distill.{i}.{bound.term.loss}"
+            given[label] = raw
+            losses[label] = label
+            if bound.term.weight == 0:
+                continue
+            weighted = raw * bound.term.weight
+            distill = weighted if distill is None else distill + weighted
+        if distill is not None:
+            given["distill"] = distill
+            losses["distill"] = "distill"
+            total = distill if total is None else total + distill
+        if total is None:
+            raise TrainingError("nothing to minimise: the recipe has no task loss and no term of positive weight")
+        if total is not (work[task_loss] if task_loss else None):
+            given["total"] = total
+            losses["total"] = "total"
+        pairs = _minimise(total, optimizer)
+        _check_coverage(work, pairs)
+        if optimizer.ema:
+            _average(work, optimizer.ema)
+    given |= {f"{parameter.name}@GRAD": gradient for parameter, gradient in pairs}
+    variables, aliases = name_values(work.main, given)
+    program = replace(work, variables=variables, aliases={**work.aliases, **aliases})
+    frozen = tuple(prefix for prefix, is_frozen in merged.guests.items() if is_frozen) or _NOTHING
+    owned = [name for name in program.parameters() if not name.startswith(frozen)]
+    student = [n for n in owned if n in before and not n.startswith(tuple(merged.guests) or _NOTHING)]
+    moments = [name for name in program.states() if name != LEARNING_RATE]
+    return TrainingProgram(
+        program=program,
+        losses=losses,
+        gradients={parameter.name: f"{parameter.name}@GRAD" for parameter, _ in pairs},
+        student=tuple(student),
+        state=(*(n for n in owned if n not in set(student)), *moments),
+    )
+
+
+def _minimise(total: Any, cfg: OptimizerConfig) -> list[tuple[Any, Any]]:
+    clip = paddle.nn.ClipGradByGlobalNorm(cfg.clip_norm) if cfg.clip_norm else None
+    # A float rate becomes a persistent variable, which the session sets before every step: the schedule is then a
+    # function of the step alone and has no state to save.
+    common = {"learning_rate": 1.0, "grad_clip": clip}
+    if cfg.type == "momentum":
+        decay = paddle.regularizer.L2Decay(cfg.weight_decay) if cfg.weight_decay else None
+        optimizer = paddle.optimizer.Momentum(momentum=cfg.momentum, weight_decay=decay, **common)
+    elif cfg.type == "sgd":
+        decay = paddle.regularizer.L2Decay(cfg.weight_decay) if cfg.weight_decay else None
+        optimizer = paddle.optimizer.SGD(weight_decay=decay, **common)
+    elif cfg.type == "adamw":
+        optimizer = paddle.optimizer.AdamW(weight_decay=cfg.weight_decay, **common)
+    else:
+        raise TrainingError(f"optimizer.type: {cfg.type!r} is not known; known: adamw, momentum, sgd")
+    return optimizer.minimize(total)[1]
+
+
+def _check_coverage(program: NamedProgram, pairs: Sequence[tuple[Any, Any]]) -> None:
+    reached = {parameter.name for parameter, gradient in pairs if gradient is not None}
+    missed = [name for name in program.trainable() if name not in reached]
+    if missed:
+        shown = ", ".join(missed[:5]) + (", ..." if len(missed) > 5 else "")
+        raise TrainingError(
+            f"{len(missed)} trainable parameters get no gradient from any loss: {shown}. "
+            "Add a term that reaches them, or freeze them"
+        )
+
+
+def _average(program: NamedProgram, decay: float) -> None:
+    """Exponential moving averages of all the student's parameters and statistics, updated after every step."""
+    guests = tuple(program.guests) or _NOTHING
+    for name, value in program.parameters().items():
+        own = not name.startswith(guests) and name in program.variables
+        if not own or str(value.dtype).split(".")[-1] != "float32":
+            continue
+        average = static.create_parameter(
+            list(value.shape),
+            "float32",
+            name=EMA_PREFIX + name,
+            default_initializer=paddle.nn.initializer.Constant(0.0),
+        )
+        average.stop_gradient, average.trainable = True, False
+        paddle.assign(average * decay + value * (1.0 - decay), average)

@@ -1,0 +1,206 @@
+"""Training programs on a toy pair: identities that must hold to the last bit, and checks that must refuse."""
+
+import numpy as np
+import paddle
+import pytest
+from paddle import static
+
+from slim_distill.common.errors import ConfigError, GraphError, TrainingError
+from slim_distill.common.specs import FeedSpec, ModelSpec
+from slim_distill.config.schema import OptimizerConfig
+from slim_distill.engine.session import Session, check_finite, seed_step
+from slim_distill.engine.training import EMA_PREFIX, LEARNING_RATE, build_training
+from slim_distill.graph import Freeze, merge, run_passes, trace
+from slim_distill.losses.terms import Term
+
+pytestmark = pytest.mark.usefixtures("static_mode")
+
+OPTIMIZER = OptimizerConfig(momentum=0.9, weight_decay=0.01)
+L2 = Term("l2", ("logits",), ("teacher_logits",), 3.0)
+
+
+def net(hidden, *, unused=False):
+    """Two linear layers with dropout between; the second has no decay and half the rate."""
+
+    def build(feeds):
+        first = static.create_parameter([6, hidden], "float32", attr=paddle.ParamAttr(name="first_weights"))
+        second = static.create_parameter(
+            [hidden, 3],
+            "float32",
+            attr=paddle.ParamAttr(
+                name="second_weights", learning_rate=0.5, regularizer=paddle.regularizer.L2Decay(0.0)
+            ),
+        )
+        if unused:
+            static.create_parameter([2], "float32", attr=paddle.ParamAttr(name="unused_bias"))
+        h = paddle.nn.functional.dropout(paddle.tanh(paddle.matmul(feeds["x"], first)), 0.3)
+        logits = paddle.matmul(h, second)
+        return {"logits": logits, "loss": paddle.mean((logits - feeds["y"]) ** 2)}
+
+    return ModelSpec({"x": FeedSpec((None, 6)), "y": FeedSpec((None, 3))}, build)
+
+
+def batch(step):
+    rng = np.random.RandomState(step)
+    return {"x": rng.randn(5, 6).astype("float32"), "y": rng.randn(5, 3).astype("float32")}
+
+
+def distilled(terms, optimizer=OPTIMIZER, hidden=4):
+    teacher = run_passes(trace(net(8)), [Freeze()]).program
+    return build_training(merge(trace(net(hidden)), teacher), terms, optimizer)
+
+
+def steps(training, count, seed=3, first=0, session=None):
+    """Run `count` steps and return the session and the losses of each."""
+    if session is None:
+        session = Session("cpu")
+        session.start(training.program, seed)
+    fetch = list(training.losses.values())
+    rows = []
+    for step in range(first, first + count):
+        session.write({LEARNING_RATE: np.asarray(0.1, "float32")})
+        seed_step(seed, step)
+        rows.append(session.run(training.program, batch(step), fetch))
+    return session, rows
+
+
+def test_weight_zero_equals_training_without_a_teacher_bit_for_bit():
+    alone = build_training(trace(net(4)), (), OPTIMIZER)
+    controlled = distilled([Term("l2", ("logits",), ("teacher_logits",), 0.0)])
+    session_a, rows_a = steps(alone, 6)
+    session_b, rows_b = steps(controlled, 6)
+    for a, b in zip(rows_a, rows_b, strict=True):
+        assert a["loss"].tobytes() == b["loss"].tobytes()
+    names = (*alone.student, *alone.state)
+    assert set(names) <= {*controlled.student, *controlled.state}
+    a, b = session_a.read(names), session_b.read(names)
+    assert all(a[name].tobytes() == b[name].tobytes() for name in names)
+
+
+def test_a_positive_weight_changes_the_trajectory_and_is_in_the_total():
+    session_a, _ = steps(distilled([Term("l2", ("logits",), ("teacher_logits",), 0.0)]), 2)
+    training = distilled([L2])
+    session_b, rows = steps(training, 2)
+    assert not np.array_equal(*(s.read(["first_weights"])["first_weights"] for s in (session_a, session_b)))
+    for row in rows:
+        assert row["distill"] == pytest.approx(3.0 * row["distill.0.l2"], rel=1e-6)
+        assert row["total"] == pytest.approx(row["loss"] + row["distill"], rel=1e-6)
+
+
+def test_teacher_does_not_move():
+    training = distilled([L2])
+    session = Session("cpu")
+    session.start(training.program, 3)
+    names = ["teacher_first_weights", "teacher_second_weights"]
+    before = session.read(names)
+    steps(training, 4, session=session)
+    after = session.read(names)
+    assert all(before[n].tobytes() == after[n].tobytes() for n in names)
+    assert not set(names) & {*training.student, *training.state}
+
+
+def test_momentum_decay_and_rate_multiplier_follow_their_formula():
+    training = build_training(trace(net(4)), (), OPTIMIZER)
+    session = Session("cpu")
+    session.start(training.program, 3)
+    names = ("first_weights", "second_weights")
+    weights = session.read(names)
+    velocity = {n: np.zeros_like(weights[n]) for n in names}
+    decay, multiplier = {"first_weights": 0.01, "second_weights": 0.0}, {"first_weights": 1.0, "second_weights": 0.5}
+    for step in range(3):
+        session.write({LEARNING_RATE: np.asarray(0.1, "float32")})
+        seed_step(3, step)
+        gradients = session.run(training.program, batch(step), [training.gradients[n] for n in names])
+        for n in names:
+            velocity[n] = 0.9 * velocity[n] + gradients[training.gradients[n]] + decay[n] * weights[n]
+            weights[n] = weights[n] - 0.1 * multiplier[n] * velocity[n]
+        now = session.read(names)
+        for n in names:
+            np.testing.assert_allclose(now[n], weights[n], rtol=1e-5, atol=1e-7)
+
+
+def test_averages_follow_their_formula_and_start_anywhere():
+    training = build_training(trace(net(4)), (), OptimizerConfig(ema=0.75))
+    session = Session("cpu")
+    session.start(training.program, 3)
+    average = np.full((6, 4), 0.5, "float32")
+    session.write({EMA_PREFIX + "first_weights": average})
+    for step in range(3):
+        steps(training, 1, first=step, session=session)
+        average = average * 0.75 + session.read(["first_weights"])["first_weights"] * 0.25
+    np.testing.assert_allclose(session.read(["ema.first_weights"])["ema.first_weights"], average, rtol=1e-5)
+    assert EMA_PREFIX + "first_weights" in training.state
+    assert EMA_PREFIX + "first_weights" not in training.student
+
+
+def test_the_state_is_complete_so_that_a_restored_run_goes_on_bit_for_bit():
+    training = distilled([L2], OptimizerConfig(type="adamw", ema=0.9))
+    session, _ = steps(training, 3)
+    saved = session.read((*training.student, *training.state))
+    straight, rows = steps(training, 3, first=3, session=session)
+
+    again = Session("cpu")
+    again.start(training.program, seed=99)
+    again.write({n: a for n, a in session.read(training.program.parameters()).items() if n.startswith("teacher_")})
+    again.write(saved)
+    _, rows_again = steps(training, 3, first=3, session=again)
+    for a, b in zip(rows, rows_again, strict=True):
+        assert a["total"].tobytes() == b["total"].tobytes()
+    a, b = straight.read(training.student), again.read(training.student)
+    assert all(a[name].tobytes() == b[name].tobytes() for name in a)
+
+
+def test_peers_that_are_not_frozen_are_state_and_train():
+    training = build_training(merge(trace(net(4)), trace(net(4)), "peer_"), [
+        Term("l2", ("logits",), ("peer_logits",), 1.0),
+        Term("l2", ("peer_logits",), ("logits",), 1.0),
+    ], OPTIMIZER)  # fmt: skip
+    assert "peer_first_weights" in training.state
+    session = Session("cpu")
+    session.start(training.program, 3)
+    before = session.read(["peer_first_weights"])["peer_first_weights"]
+    steps(training, 2, session=session)
+    assert not np.array_equal(before, session.read(["peer_first_weights"])["peer_first_weights"])
+
+
+def test_a_parameter_without_gradient_is_refused_and_named():
+    with pytest.raises(TrainingError, match="1 trainable parameters get no gradient.*unused_bias"):
+        build_training(trace(net(4, unused=True)), (), OPTIMIZER)
+
+
+def test_nothing_to_minimise_is_refused():
+    with pytest.raises(TrainingError, match="nothing to minimise"):
+        build_training(trace(net(4)), (), OPTIMIZER, task_loss="")
+
+
+def test_unknown_optimizer_is_refused():
+    with pytest.raises(TrainingError, match=r"optimizer\.type: 'adagard'"):
+        build_training(trace(net(4)), (), OptimizerConfig(type="adagard"))
+
+
+def test_non_finite_loss_names_step_terms_and_rate():
+    with pytest.raises(
+        TrainingError, match=r"step 7: distill is not finite \(loss=1.5, distill=nan; learning rate 0.1\)"
+    ):
+        check_finite({"loss": 1.5, "distill": float("nan")}, 7, 0.1)
+    check_finite({"loss": 1.5}, 7, 0.1)
+
+
+def test_a_missing_feed_is_named():
+    training = build_training(trace(net(4)), (), OPTIMIZER)
+    session = Session("cpu")
+    session.start(training.program, 3)
+    with pytest.raises(GraphError, match="needs a feed 'y', the batch has x"):
+        session.run(training.program, {"x": batch(0)["x"]}, ["loss"])
+
+
+def test_reading_an_unknown_parameter_shows_the_nearest():
+    session, _ = steps(build_training(trace(net(4)), (), OPTIMIZER), 1)
+    with pytest.raises(GraphError, match="no value for 'first_weight'.*first_weights"):
+        session.read(["first_weight"])
+
+
+@pytest.mark.skipif(paddle.device.is_compiled_with_cuda(), reason="this Paddle has CUDA")
+def test_a_gpu_that_is_not_there_is_refused():
+    with pytest.raises(ConfigError, match="device: 'gpu' was asked for"):
+        Session("gpu")
