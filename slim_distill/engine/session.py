@@ -35,7 +35,7 @@ def _place(device: str) -> "paddle.CPUPlace | paddle.CUDAPlace":
         return paddle.CPUPlace()
     if not has_gpu:
         raise ConfigError(f"device: {device!r} was asked for, but this Paddle finds no CUDA device; use cpu or auto")
-    index = int(number) if number else int(os.environ.get("FLAGS_selected_gpus", "0").split(",")[0])
+    index = int(number) if number else int(os.environ.get("FLAGS_selected_gpus", "0").split(",")[0])  # noqa: SIM112
     return paddle.CUDAPlace(index)
 
 
