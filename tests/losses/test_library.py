@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from slim_distill.losses import LOSSES
-from tests.losses import cases_basic, harness
+from tests.losses import cases_basic, cases_logits, harness
 
-CASES = [*cases_basic.CASES]
+CASES = [*cases_basic.CASES, *cases_logits.CASES]
 
 
 @pytest.fixture(params=CASES, ids=str)
