@@ -32,17 +32,18 @@ class Balanced(HTMLParser):
 
 
 def test_page_is_well_formed_and_holds_its_parts():
-    table = Table(["run", "AP"], [["a & b", 0.5], ["c", None]], digits=2)
+    table = Table(["run", "AP"], [["a <i>&</i> b", 0.5], ["c", None]], digits=2)
     page = html_page("A <title>", [Section("Part & parcel", ["One.\n\nTwo <b>.", table]), Section("Second", [])])
     parser = Balanced()
     parser.feed(page)
     assert parser.open == []
     text = "".join(parser.text)
-    for piece in ("A <title>", "Part & parcel", "Two <b>.", "a & b", "0.50", "Second"):
+    for piece in ("A <title>", "Part & parcel", "Two <b>.", "a <i>&</i> b", "0.50", "Second"):
         assert piece in text
     assert page.count("<p>") == 2
     assert '<td class="number">0.50</td>' in page
     assert "<b>" not in page
+    assert "<i>" not in page
 
 
 def test_pictures_are_inside_the_page(tmp_path):
