@@ -1,26 +1,22 @@
 """Pictures, curves, tables and pages for people."""
 
 from slim_distill.report.curves import ap_bars, ap_curves, loss_curves
-from slim_distill.report.page import Picture, Section, Table, html_page, write_page
+from slim_distill.report.page import Page
 from slim_distill.report.pictures import class_colour, draw_boxes, encode_png, save_png, sheet
 from slim_distill.report.tables import format_cell, markdown_table, text_table, tsv
 
 __all__ = [
-    "Picture",
-    "Section",
-    "Table",
+    "Page",
     "ap_bars",
     "ap_curves",
     "class_colour",
     "draw_boxes",
     "encode_png",
     "format_cell",
-    "html_page",
     "loss_curves",
     "markdown_table",
     "save_png",
     "sheet",
     "text_table",
     "tsv",
-    "write_page",
 ]

@@ -4,7 +4,6 @@ import base64
 import html
 import mimetypes
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from slim_distill.common.files import atomic_write
 from slim_distill.report.pictures import encode_png
 from slim_distill.report.tables import cell_grid
 
-__all__ = ["Picture", "Section", "Table", "html_page", "write_page"]
+__all__ = ["Page"]
 
 STYLE = """
 body { font: 16px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #222226; max-width: 72rem; margin: 2rem auto;
@@ -29,74 +28,69 @@ figure { margin: 1.2rem 0; } img { max-width: 100%; height: auto; } figcaption {
 """
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table: column titles, rows of values, decimals of floats."""
+class Page:
+    """A page that is put together from top to bottom.
 
-    headers: Sequence[str]
-    rows: Sequence[Sequence[Any]]
-    digits: int = 3
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture: an RGB array [H, W, 3] uint8 or a file (.png, .jpg, .svg), and what it shows."""
-
-    image: np.ndarray | str | Path
-    caption: str
-
-
-@dataclass(frozen=True)
-class Section:
-    """A headed part of a page; strings are paragraphs, parted by empty lines, taken as plain text."""
-
-    title: str
-    parts: Sequence[str | Table | Picture]
-
-
-def html_page(title: str, sections: Sequence[Section]) -> str:
-    """Return a page with its pictures inside, as one HTML text.
-
-    Raises:
-        DataError: a picture that is no image or cannot be read, a table row of another length.
+    Args:
+        title: the page's title; plain text, like every text of a page.
     """
-    body = [f"<h1>{html.escape(title)}</h1>"]
-    for section in sections:
-        body.append(f"<section>\n<h2>{html.escape(section.title)}</h2>")
-        body.extend(_part(part) for part in section.parts)
-        body.append("</section>")
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body>\n</html>\n"
-    )
+
+    def __init__(self, title: str) -> None:
+        self._title = html.escape(title)
+        self._body: list[str] = []
+
+    def heading(self, title: str) -> None:
+        """Begin a section."""
+        self._body.append(f"<h2>{html.escape(title)}</h2>")
+
+    def text(self, text: str) -> None:
+        """Add paragraphs, parted by empty lines."""
+        self._body.extend(f"<p>{html.escape(p.strip())}</p>" for p in text.split("\n\n") if p.strip())
+
+    def table(self, headers: Sequence[str], rows: Sequence[Sequence[Any]], *, digits: int = 3) -> None:
+        """Add a table: column titles, rows of values, decimals of floats.
+
+        Raises:
+            DataError: a row of another length.
+        """
+        self._body.append(_table(*cell_grid(headers, rows, digits)))
+
+    def picture(self, image: np.ndarray | str | Path, caption: str) -> None:
+        """Add a picture, an RGB array [H, W, 3] uint8 or a file (.png, .jpg, .svg), and say what it shows.
+
+        Raises:
+            DataError: an array or a file that is no picture, or a file that cannot be read.
+        """
+        kind, content = (
+            ("image/png", encode_png(image)) if isinstance(image, np.ndarray) else _read_picture(Path(image))
+        )
+        data, text = base64.b64encode(content).decode("ascii"), html.escape(caption)
+        self._body.append(
+            f'<figure>\n<img src="data:{kind};base64,{data}" alt="{text}">\n<figcaption>{text}</figcaption>\n</figure>'
+        )
+
+    def html(self) -> str:
+        """Return the whole page."""
+        return (
+            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            f"<title>{self._title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{self._title}</h1>\n"
+            + "\n".join(self._body)
+            + "\n</body>\n</html>\n"
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the page to a file, making the folder if need be, and return its path.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
+        with atomic_write(path, "w", error=DataError) as handle:
+            handle.write(self.html())
+        return Path(path)
 
 
-def write_page(path: str | Path, title: str, sections: Sequence[Section]) -> Path:
-    """Write `html_page` to a file and return its path.
-
-    Raises:
-        DataError: as `html_page`, or the file cannot be written.
-    """
-    content = html_page(title, sections)
-    with atomic_write(path, "w", error=DataError) as handle:
-        handle.write(content)
-    return Path(path)
-
-
-def _part(part: str | Table | Picture) -> str:
-    if isinstance(part, Table):
-        return _table(part)
-    if isinstance(part, Picture):
-        return _picture(part)
-    return "\n".join(f"<p>{html.escape(p.strip())}</p>" for p in part.split("\n\n") if p.strip())
-
-
-def _table(table: Table) -> str:
-    head, cells, right = cell_grid(table.headers, table.rows, table.digits)
-
+def _table(head: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
     def line(tag: str, row: Sequence[str]) -> str:
         kinds = (' class="number"' if r else "" for r in right)
         return (
@@ -104,21 +98,8 @@ def _table(table: Table) -> str:
         )
 
     body = "\n".join(line("td", row) for row in cells)
-    return (
-        f'<div class="wide"><table>\n<thead>\n{line("th", head)}\n</thead>\n<tbody>\n{body}\n</tbody>\n</table></div>'
-    )
-
-
-def _picture(picture: Picture) -> str:
-    if isinstance(picture.image, np.ndarray):
-        kind, content = "image/png", encode_png(picture.image)
-    else:
-        kind, content = _read_picture(Path(picture.image))
-    caption, data = html.escape(picture.caption), base64.b64encode(content).decode("ascii")
-    return (
-        f'<figure>\n<img src="data:{kind};base64,{data}" alt="{caption}">\n'
-        f"<figcaption>{caption}</figcaption>\n</figure>"
-    )
+    table = f"<table>\n<thead>\n{line('th', head)}\n</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+    return f'<div class="wide">{table}</div>'
 
 
 def _read_picture(path: Path) -> tuple[str, bytes]:
