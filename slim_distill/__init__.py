@@ -1,9 +1,60 @@
 """Knowledge distillation by rewriting PaddlePaddle programs.
 
-Importing this package starts nothing: no Paddle import, no static mode, no seed, no thread. The public
-functions live in the sub-packages; see docs/api.md.
+Importing this package starts nothing: no Paddle import, no static mode, no seed, no thread. The names below are
+loaded when they are first used; docs/api.md shows them at work.
 """
 
-__all__ = ["__version__"]
+import importlib
+from typing import Any
+
+__all__ = [
+    "LOSSES",
+    "Freeze",
+    "NamedProgram",
+    "Session",
+    "Slice",
+    "Term",
+    "__version__",
+    "build_training",
+    "dkd",
+    "fsp",
+    "l2",
+    "load_config",
+    "loss",
+    "merge",
+    "merge_programs",
+    "read_weights",
+    "run_passes",
+    "skd",
+    "soft_label",
+    "start_static_mode",
+    "trace",
+    "write_weights",
+]
 
 __version__ = "0.1.0"
+
+_HOME = {
+    "LOSSES": "slim_distill.losses",
+    "Freeze": "slim_distill.graph",
+    "NamedProgram": "slim_distill.graph",
+    "Session": "slim_distill.engine.session",
+    "Slice": "slim_distill.graph",
+    "Term": "slim_distill.losses.terms",
+    "build_training": "slim_distill.engine.training",
+    "load_config": "slim_distill.config",
+    "read_weights": "slim_distill.common.weights",
+    "run_passes": "slim_distill.graph",
+    "start_static_mode": "slim_distill.engine.session",
+    "trace": "slim_distill.graph",
+    "write_weights": "slim_distill.common.weights",
+    **dict.fromkeys(("dkd", "fsp", "l2", "loss", "merge", "skd", "soft_label"), "slim_distill.paddleslim"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "merge_programs":  # `merge` itself is PaddleSlim's, with its arguments
+        return importlib.import_module("slim_distill.graph").merge
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'slim_distill' has no attribute {name!r}")

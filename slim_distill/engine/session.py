@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -11,7 +12,7 @@ from paddle import static
 
 from slim_distill.common.errors import ConfigError, GraphError, TrainingError
 from slim_distill.common.names import nearest
-from slim_distill.graph import NamedProgram
+from slim_distill.graph import NamedProgram, parameters
 
 __all__ = ["Session", "start_static_mode"]
 
@@ -111,10 +112,24 @@ class Session:
         for name, array in arrays.items():
             self._scope.var(name).get_tensor().set(np.ascontiguousarray(array), self.place)
 
-    def has(self, name: str) -> bool:
-        """Whether a variable of that name has a value."""
-        variable = self._scope.find_var(name)
-        return variable is not None and variable.get_tensor()._is_initialized()
+    def save_inference(self, program: NamedProgram, fetch: Sequence[str], prefix: Path) -> None:
+        """Write a program and its parameters as an inference model: `PREFIX.json` and `PREFIX.pdiparams`."""
+        with self._active():
+            static.save_inference_model(
+                str(prefix),
+                list(program.feeds.values()),
+                [program[name] for name in fetch],
+                self._executor,
+                program=program.main,
+            )
+
+    def run_inference(self, prefix: Path, batch: Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], set[str]]:
+        """Load an inference model and run it once: (its outputs in order, names of its parameters)."""
+        with self._active():
+            program, feeds, _ = static.load_inference_model(str(prefix), self._executor)
+            # The file's own fetch operators give the outputs; nothing else may be fetched beside them.
+            outputs = self._executor.run(program, feed={name: batch[name] for name in feeds})
+        return outputs, set(parameters(program))
 
 
 def seed_step(seed: int, step: int) -> None:

@@ -1,9 +1,10 @@
 """Programs of Paddle's IR with named variables, and the rewrites on them."""
 
+from slim_distill.graph._pir import parameters
 from slim_distill.graph.naming import layer_name, name_values
-from slim_distill.graph.passes import Freeze, Pass, PassResult, Slice, merge, run_passes
+from slim_distill.graph.passes import Freeze, Pass, PassResult, Slice, merge, merge_into, run_passes
 from slim_distill.graph.program import NamedProgram, shape_of
-from slim_distill.graph.trace import trace
+from slim_distill.graph.trace import name_program, trace
 
 __all__ = [
     "Freeze",
@@ -13,7 +14,10 @@ __all__ = [
     "Slice",
     "layer_name",
     "merge",
+    "merge_into",
+    "name_program",
     "name_values",
+    "parameters",
     "run_passes",
     "shape_of",
     "trace",

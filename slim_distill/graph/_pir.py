@@ -39,6 +39,7 @@ __all__ = [
     "set_op_tag",
     "set_parameter_name",
     "set_role",
+    "states",
     "walk",
 ]
 
@@ -96,6 +97,15 @@ def parameter_name(value: Value) -> str | None:
 def parameters(program: Program) -> dict[str, Value]:
     """{name: value} of all parameters, in program order."""
     return {op.str_attr("parameter_name"): op.result(0) for op in ops(program) if op.name() == "builtin.parameter"}
+
+
+def states(program: Program) -> dict[str, Value]:
+    """{name: value} of the persistent variables that are no parameters: learning rate, momentum and the like."""
+    return {
+        op.str_attr("name"): op.result(0)
+        for op in ops(program)
+        if op.name() == "pd_op.data" and op.result(0).persistable
+    }
 
 
 def data_name(op: Operation) -> str | None:

@@ -80,6 +80,10 @@ class NamedProgram:
         """{name: value} of the parameters that an optimizer may move."""
         return {name: v for name, v in self.parameters().items() if v.trainable and not v.stop_gradient}
 
+    def states(self) -> dict[str, _pir.Value]:
+        """{name: value} of what an optimizer keeps from step to step: learning rate, momentum and the like."""
+        return _pir.states(self.main)
+
     def with_values(self, arrays: Mapping[str, np.ndarray]) -> "NamedProgram":
         """The same program with known values for some parameters.
 

@@ -11,7 +11,7 @@ from slim_distill.graph import _pir
 from slim_distill.graph.naming import name_values
 from slim_distill.graph.program import NamedProgram
 
-__all__ = ["trace"]
+__all__ = ["name_program", "trace"]
 
 
 def trace(spec: ModelSpec) -> NamedProgram:
@@ -31,6 +31,22 @@ def trace(spec: ModelSpec) -> NamedProgram:
     variables, aliases = name_values(main, outputs)
     return NamedProgram(
         main=main, startup=startup, feeds=feeds, variables=variables, aliases=aliases, info=dict(spec.info)
+    )
+
+
+def name_program(main: _pir.Program, startup: _pir.Program | None = None) -> NamedProgram:
+    """A record of a program that was built by hand; names that are stored on its operators are kept.
+
+    The program itself is used, not a copy. Feeds are its `static.data` variables.
+    """
+    variables, aliases = name_values(main)
+    feeds = {
+        name: value
+        for name, value in variables.items()
+        if value.get_defining_op().name() in _pir.DATA_OPS and not value.persistable
+    }
+    return NamedProgram(
+        main=main, startup=startup or static.Program(), feeds=feeds, variables=variables, aliases=aliases
     )
 
 

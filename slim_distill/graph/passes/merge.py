@@ -10,7 +10,7 @@ from slim_distill.common.names import nearest
 from slim_distill.graph import _pir
 from slim_distill.graph.program import NamedProgram, shape_of
 
-__all__ = ["merge"]
+__all__ = ["merge", "merge_into"]
 
 
 def merge(
@@ -40,9 +40,15 @@ def merge(
         GraphError: the prefix is empty or taken, or a joined pair differs in shape or dtype.
         VariableNotFoundError: the map names something that is not there.
     """
-    _check_prefix(host, guest, prefix)
-    joined = _joined_feeds(host, guest, feed_map)
-    merged = host.clone()
+    return merge_into(host.clone(), guest, prefix, feed_map)
+
+
+def merge_into(
+    merged: NamedProgram, guest: NamedProgram, prefix: str, feed_map: Mapping[str, str] | None = None
+) -> NamedProgram:
+    """The same as `merge`, but the host's own programs are edited; its old record must not be used afterwards."""
+    _check_prefix(merged, guest, prefix)
+    joined = _joined_feeds(merged, guest, feed_map)
     mapping = _pir.new_mapping()
     with static.program_guard(merged.main):
         for op in _pir.ops(guest.main):
