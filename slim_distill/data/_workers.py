@@ -1,0 +1,237 @@
+"""Worker processes of the loader.
+
+A worker is a fresh interpreter that imports this package alone: no fork of a process in which Paddle runs threads, no
+second import of the user's script, no Paddle. It is given a pickled BatchMaker and builds every n-th batch in order.
+
+Arrays come back without a copy: the worker stacks a batch right into an anonymous file in memory and passes its
+descriptor through the socket; the parent maps it. No name exists, so nothing is left behind, whoever dies how.
+The socket is also the leash: the worker builds a batch only for a credit byte, and ends when the parent's side closes.
+"""
+
+import contextlib
+import math
+import mmap
+import os
+import pickle
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+import cv2
+import numpy as np
+
+from slim_distill.common.errors import DataError, SlimDistillError
+from slim_distill.data.batches import BatchMaker, stack
+
+__all__ = ["WorkerPool", "main", "supported"]
+
+Batch = dict[str, np.ndarray]
+
+_AHEAD = 2  # batches a worker may have built that nobody has asked for yet
+_ALIGN = 64  # bytes; where arrays begin in the shared file
+_CLOSE_TIMEOUT_S = 5.0
+_HEADER = struct.Struct("<Q")
+
+
+def supported() -> bool:
+    """Whether this system can pass descriptors between processes (not Windows)."""
+    return hasattr(socket, "send_fds") and hasattr(socket, "AF_UNIX")
+
+
+class WorkerPool:
+    """Worker processes that build the batches `start`, `start` + 1, ... up to `stop` (None: without end).
+
+    Use it as a context manager or call `close`.
+    """
+
+    def __init__(self, maker: BatchMaker, workers: int, start: int, stop: int | None) -> None:
+        self._maker = maker
+        self._number = start
+        self._start = start
+        self._workers: list[_Worker] = []
+        code = pickle.dumps(maker, protocol=pickle.HIGHEST_PROTOCOL)
+        try:
+            for offset in range(workers):
+                self._workers.append(_Worker())
+                self._workers[-1].send((code, start + offset, workers, stop))
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "WorkerPool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def next(self) -> tuple[Batch | None, dict[str, str]]:
+        """Return the next batch, None when none of its images was readable, and file -> reason of unreadable images.
+
+        Raises:
+            DataError: the worker died or could not build the batch.
+        """
+        worker = self._workers[(self._number - self._start) % len(self._workers)]
+        at: int | None = None
+        while True:
+            try:
+                kind, *rest = worker.receive()
+            except (EOFError, ConnectionError) as error:
+                raise self._death(worker, at) from error
+            if kind == "error":
+                raise DataError(rest[0])
+            if kind == "batch":
+                self._number += 1
+                worker.credit()
+                return rest[0], rest[1]
+            at = rest[0]
+
+    def close(self) -> None:
+        """End all workers and wait for them."""
+        for worker in self._workers:
+            worker.close()
+        self._workers = []
+
+    def _death(self, worker: "_Worker", at: int | None) -> DataError:
+        where = "while it started"
+        if at is not None:
+            where = f"while it prepared {self._maker.dataset.records[at]['im_file']} (batch {self._number})"
+        return DataError(
+            f"{self._maker.dataset.source}: a worker process of the loader (pid {worker.pid}) died with "
+            f"{worker.exit_status()} {where}; what it said is above; workers=0 builds batches in this process, where "
+            "the fault can be seen"
+        )
+
+
+class _Worker:
+    """The parent's end of one worker."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair()
+        paths = os.pathsep.join(p or os.getcwd() for p in sys.path)
+        one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", f"from slim_distill.data._workers import main; main({theirs.fileno()})"],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **one_thread, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1"},
+            )
+        self.pid = self._process.pid
+
+    def send(self, message: object) -> None:
+        with contextlib.suppress(ConnectionError):  # it died at once: receive() will say so
+            _send(self._socket, message)
+            for _ in range(_AHEAD):
+                self.credit()
+
+    def credit(self) -> None:
+        with contextlib.suppress(ConnectionError):  # it has ended, after its last batch or by force
+            self._socket.sendall(b"+")
+
+    def receive(self) -> tuple[Any, ...]:
+        message, descriptor = _receive(self._socket)
+        if message[0] != "batch" or descriptor is None:
+            return message
+        _, layout, size, skipped = message
+        try:
+            memory = mmap.mmap(descriptor, size)
+        finally:
+            os.close(descriptor)
+        arrays = {
+            name: np.frombuffer(memory, dtype, math.prod(shape), offset).reshape(shape)
+            for name, (shape, dtype, offset) in layout.items()
+        }
+        return "batch", arrays, skipped
+
+    def exit_status(self) -> str:
+        code = self._process.wait(_CLOSE_TIMEOUT_S)
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+    def close(self) -> None:
+        self._socket.close()
+        self._process.terminate()
+        try:
+            self._process.wait(_CLOSE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def main(descriptor: int) -> None:
+    """Serve the parent at the other end of socket `descriptor`: the body of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it will close the socket
+    cv2.setNumThreads(1)
+    with socket.socket(fileno=descriptor) as channel, contextlib.suppress(ConnectionError, EOFError):
+        (code, number, step, stop), _ = _receive(channel)
+        try:
+            maker = pickle.loads(code)  # from our own parent
+            while stop is None or number < stop:
+                if not channel.recv(1):
+                    return
+                _send_batch(channel, maker, number)
+                number += step
+        except SlimDistillError as error:
+            _send(channel, ("error", str(error)))
+        while channel.recv(64):  # stay until the parent has read everything and closes
+            pass
+
+
+def _send_batch(channel: socket.socket, maker: BatchMaker, number: int) -> None:
+    built = maker.build(number, started=lambda index: _send(channel, ("at", index)))
+    if not built.samples:
+        _send(channel, ("batch", None, built.skipped))
+        return
+    lists = maker.arrays(built)
+    layout, size = {}, 0
+    for name, arrays in lists.items():
+        layout[name] = ((len(arrays), *arrays[0].shape), arrays[0].dtype.str, size)
+        size += -(-len(arrays) * arrays[0].nbytes // _ALIGN) * _ALIGN
+    with _anonymous_file() as file:
+        file.truncate(size)
+        with mmap.mmap(file.fileno(), size) as memory:
+            places = iter(layout.values())
+
+            def allocate(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+                return np.frombuffer(memory, dtype, math.prod(shape), next(places)[2]).reshape(shape)
+
+            stack(lists, allocate)
+        _send(channel, ("batch", layout, size, built.skipped), file.fileno())
+
+
+def _anonymous_file() -> Any:
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("slim_distill"), "w+b")
+    return tempfile.TemporaryFile()
+
+
+def _send(channel: socket.socket, message: object, descriptor: int | None = None) -> None:
+    data = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+    if descriptor is None:
+        channel.sendall(_HEADER.pack(len(data)) + data)
+    else:
+        socket.send_fds(channel, [_HEADER.pack(len(data))], [descriptor])
+        channel.sendall(data)
+
+
+def _receive(channel: socket.socket) -> tuple[Any, int | None]:
+    flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+    header, descriptors, _, _ = socket.recv_fds(channel, _HEADER.size, 1, flags)
+    header += _read(channel, _HEADER.size - len(header)) if header else b""
+    if not header:
+        raise EOFError("the other side has closed")
+    message = pickle.loads(_read(channel, _HEADER.unpack(header)[0]))
+    return message, descriptors[0] if descriptors else None
+
+
+def _read(channel: socket.socket, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        part = channel.recv(min(size - len(data), 1 << 20))
+        if not part:
+            raise EOFError("the other side has closed")
+        data += part
+    return bytes(data)

@@ -1,0 +1,141 @@
+"""Data sets in COCO's JSON form, read without pycocotools."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from slim_distill.common.errors import DataError
+from slim_distill.data.dataset import Dataset, Record, make_dataset, make_record, missing
+from slim_distill.data.labels import COCO_CATEGORY_IDS, COCO_CLASSES, class_number, read_labels
+
+__all__ = ["load_coco"]
+
+
+def load_coco(
+    root: str | Path,
+    annotations: str,
+    *,
+    images: str = "",
+    labels: str = "",
+    classes: Sequence[str] = (),
+    sample_num: int = -1,
+    max_bad_share: float = 0.1,
+) -> Dataset:
+    """Read a COCO instances file.
+
+    Class numbers follow the order of the file's categories, as pycocotools' getCatIds lists them and PaddleDetection
+    counts them (in COCO's own files that is the order of the ids); with `labels` or `classes` they follow those names.
+
+    Boxes become x1 = max(0, x), x2 = min(width - 1, x1 + w - 1) as in PaddleDetection 0.x, likewise y. Crowd
+    annotations stay in the records, marked `is_crowd`, because evaluation needs them; training leaves them out, as
+    published. A box without area, or outside its image, is dropped and counted.
+
+    Args:
+        root: folder of the data set.
+        annotations: the JSON file, relative to `root`.
+        images: folder of the images, relative to `root`.
+        labels: "voc", "coco" or a label file, or "" for the file's own categories.
+        classes: the class names, or () for the file's own categories.
+        sample_num: use only the first so many images, -1 for all.
+        max_bad_share: largest share of images that may be missing.
+
+    Raises:
+        DataError: the file is missing or no COCO file, a category has no class, too many images missing, none at all.
+    """
+    root = Path(root)
+    path = root / annotations
+    if not path.is_file():
+        raise missing(path, "annotation file", f"a COCO data set with JSON file and images is expected at {root}")
+    content = _read_json(path)
+    wanted = read_labels(labels, classes, root)
+    categories, category_ids = _categories(path, content, wanted)
+    names = wanted or tuple(categories.values())
+    numbers = {name: i for i, name in enumerate(names)}
+    by_image: dict[Any, list[Mapping[str, Any]]] = {}
+    for annotation in content.get("annotations", ()):
+        by_image.setdefault(annotation.get("image_id"), []).append(annotation)
+    records: list[Record] = []
+    skipped: dict[str, str] = {}
+    dropped = clipped = 0
+    for item in content["images"]:
+        if 0 <= sample_num <= len(records):
+            break
+        file = root / images / str(item["file_name"])
+        if not file.is_file():
+            skipped[str(file)] = "no such image"
+            continue
+        kept = []
+        for annotation in by_image.get(item["id"], ()):
+            number = _number(path, annotation, categories, numbers)
+            box, whole = _corners(annotation, item["width"], item["height"])
+            if box is None:
+                dropped += 1
+                continue
+            clipped += not whole
+            kept.append((*box, number, int(annotation.get("iscrowd", 0) or 0), 0))
+        records.append(make_record(item["id"], file, int(item["height"]), int(item["width"]), kept))
+    return make_dataset(Dataset(names, records, category_ids, path, skipped, dropped, clipped, max_bad_share))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not a JSON file: {error}") from error
+    wanted = {
+        "images": ("id", "file_name", "width", "height"),
+        "categories": ("id", "name"),
+        "annotations": ("image_id", "category_id", "bbox"),
+    }
+    for key, fields in wanted.items():
+        rows = content.get(key, [] if key == "annotations" else None) if isinstance(content, dict) else None
+        if not isinstance(rows, list):
+            raise DataError(f"{path}: not a COCO annotation file: it has no list {key!r}")
+        for i, row in enumerate(rows):
+            lacking = [f for f in fields if not isinstance(row, dict) or f not in row]
+            if lacking:
+                raise DataError(f"{path}: {key}[{i}] has no {', '.join(lacking)}; COCO files say {', '.join(fields)}")
+    return content
+
+
+def _categories(
+    path: Path, content: Mapping[str, Any], wanted: tuple[str, ...]
+) -> tuple[dict[Any, str], tuple[int, ...]]:
+    """Return category id -> class name as the file has it, and the category ids of the classes in order."""
+    found = {category["id"]: str(category["name"]) for category in content["categories"]}
+    ids = {name: key for key, name in found.items()}
+    if wanted == COCO_CLASSES:  # a cut-down file may lack some
+        ids = dict(zip(COCO_CLASSES, COCO_CATEGORY_IDS, strict=True)) | ids
+    for name in wanted:
+        class_number(name, dict.fromkeys(ids, 0), f"{path}, list of categories")
+    return found, tuple(int(ids[name]) for name in wanted or found.values())
+
+
+def _number(path: Path, annotation: Mapping[str, Any], categories: Mapping[Any, str], numbers: dict[str, int]) -> int:
+    category = annotation["category_id"]
+    if category not in categories:
+        known = ", ".join(f"{k} ({v})" for k, v in list(categories.items())[:5])
+        raise DataError(
+            f"{path}: annotation {annotation.get('id')} of image {annotation['image_id']} has category {category!r}, "
+            f"which the file's list of categories does not have; it has {known}, ..."
+        )
+    return class_number(categories[category], numbers, path)
+
+
+def _corners(
+    annotation: Mapping[str, Any], width: float, height: float
+) -> tuple[tuple[float, float, float, float] | None, bool]:
+    """Return the clipped corners, or None for a box that has no area; and whether nothing was clipped."""
+    try:
+        x, y, w, h = (float(v) for v in annotation["bbox"])
+    except (TypeError, ValueError):
+        return None, False
+    if not all(map(math.isfinite, (x, y, w, h))) or w <= 0 or h <= 0 or annotation.get("area", 1) <= 0:
+        return None, False
+    x1, y1 = max(0.0, x), max(0.0, y)
+    x2, y2 = min(width - 1.0, x1 + max(0.0, w - 1)), min(height - 1.0, y1 + max(0.0, h - 1))
+    if x2 < x1 or y2 < y1:
+        return None, False
+    return (x1, y1, x2, y2), x >= 0 and y >= 0 and x + w <= width and y + h <= height
