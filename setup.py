@@ -26,7 +26,7 @@ setup(
         "tqdm>=4.65",
         "matplotlib>=3.8",
         "visualdl>=2.5",
-        "setuptools<82",
+        "setuptools",
     ],
     extras_require={
         "demo": ["scikit-learn>=1.3"],
