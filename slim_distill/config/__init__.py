@@ -1,1 +1,50 @@
-"""TODO"""
+"""The configuration of a run: its schema, reading and writing it, and the published recipes. No Paddle here."""
+
+from slim_distill.config.convert import to_dict
+from slim_distill.config.load import dump_config, load_config
+from slim_distill.config.recipes import default_terms
+from slim_distill.config.schema import (
+    BackboneConfig,
+    CompileConfig,
+    DataConfig,
+    DatasetConfig,
+    DistillConfig,
+    EvalConfig,
+    HeadConfig,
+    LossConfig,
+    ModelConfig,
+    NmsConfig,
+    OptimizerConfig,
+    ReaderConfig,
+    RunConfig,
+    ScheduleConfig,
+    TeacherConfig,
+    TermConfig,
+    TrainConfig,
+    TransformConfig,
+)
+
+__all__ = [
+    "BackboneConfig",
+    "CompileConfig",
+    "DataConfig",
+    "DatasetConfig",
+    "DistillConfig",
+    "EvalConfig",
+    "HeadConfig",
+    "LossConfig",
+    "ModelConfig",
+    "NmsConfig",
+    "OptimizerConfig",
+    "ReaderConfig",
+    "RunConfig",
+    "ScheduleConfig",
+    "TeacherConfig",
+    "TermConfig",
+    "TrainConfig",
+    "TransformConfig",
+    "default_terms",
+    "dump_config",
+    "load_config",
+    "to_dict",
+]

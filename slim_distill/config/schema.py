@@ -1,4 +1,4 @@
-"""The run configuration: frozen, typed, plain data. Every key has a default or is required, and a unit where it has one."""
+"""The run configuration: frozen, typed, plain data. A key is required or has a default, and a unit where it has one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -100,7 +100,8 @@ class LossConfig:
         ignore_thresh: cells whose box overlaps any ground truth more than this get no objectness loss.
         label_smooth: smooth the class targets by min(1/C, 1/40) (operator path only, as published).
         fine_grained: compute the loss in the graph from the reader's targets and expose x, y, w, h, obj, cls.
-        iou_loss: None or {"type": iou|giou|diou|ciou, "weight": w}, an extra box loss (fine-grained path only).
+        iou_loss: None or {"type": iou|giou|diou|ciou, "weight": w, "square": bool}, an extra box loss (fine-grained
+            path only): w * (1 - v), or w * (1 - v * v) with "square" (off when not given), v the overlap of that type.
         fix_label_smooth: also smooth in the fine-grained path, which the published system silently does not.
     """
 
@@ -137,9 +138,11 @@ class DatasetConfig:
     Attributes:
         format: voc | coco | images.
         root: folder of the data set.
-        annotations: VOC: list file, one image id (or "image.jpg annotation.xml" pair) a line; COCO: the JSON file. Relative to root.
+        annotations: VOC: list file, one image id (or "image.jpg annotation.xml" pair) a line; COCO: the JSON file.
+            Relative to root. Images: a COCO JSON file that names the classes, if neither labels nor classes do.
         images: folder of the images, relative to root.
-        labels: "voc" | "coco" for the built-in lists, or a file with one class a line (relative to root). Exclusive with `classes`.
+        labels: "voc" | "coco" for the built-in lists, or a file with one class a line (relative to root). Exclusive
+            with `classes`.
         classes: the class names in order of their numbers.
         sample_num: use only the first so many images, -1 for all.
         max_bad_share: stop when more than this share of the images or annotations cannot be used.
@@ -167,6 +170,7 @@ class ReaderConfig:
     drop_last: bool = False
     workers: int = 2
     mixup_epochs: int = -1  # mix images up during the first so many epochs; -1 for never
+    drop_empty: bool = False  # leave out images without any box, before and after the transforms
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """`weight_decay` is the L2 factor of parameters that have none of their own; `ema` is 0 (off) or the decay per step."""
+    """`weight_decay` is the L2 factor of parameters without their own; `ema` is 0 (off) or its decay per step."""
 
     type: str = "momentum"
     momentum: float = 0.9
@@ -193,20 +197,28 @@ class OptimizerConfig:
 class ScheduleConfig:
     """Learning rate by step: linear warm-up from start_factor * base_lr, then constant, piecewise or cosine.
 
-    `milestones` are steps counted from the start of training; at each the rate is multiplied by `gamma`.
+    `milestones` are steps counted from the start of training; at each the rate is multiplied by `gamma`, or, where
+    `factors` are given (one for each milestone), becomes that share of base_lr. The cosine falls from base_lr at step 0
+    to 0 at `cosine_steps`, 0 for train.max_iters; while the warm-up lasts it has no effect.
     """
 
     base_lr: float = 0.001
     type: str = "piecewise"  # constant | piecewise | cosine
     gamma: float = 0.1
     milestones: tuple[int, ...] = ()
+    factors: tuple[float, ...] = ()
+    cosine_steps: int = 0
     warmup_steps: int = 0
     warmup_start_factor: float = 0.0
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Length of training and what happens on the way, in steps. `keep` is the number of checkpoints kept beside the best."""
+    """Length of training and what happens on the way, in steps. `keep` is the number of checkpoints beside the best.
+
+    Parameters whose name matches one of the regular expressions `pretrain_exclude` at its start are not taken from
+    `pretrain_weights` (the output convolutions, when the classes are other ones).
+    """
 
     max_iters: int = 1000
     log_iter: int = 20
@@ -214,6 +226,7 @@ class TrainConfig:
     eval_iter: int = 0  # 0: at each snapshot
     keep: int = 3
     pretrain_weights: str = ""
+    pretrain_exclude: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Configuration files of other systems, translated into `RunConfig`."""
