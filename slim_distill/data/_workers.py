@@ -74,6 +74,8 @@ class WorkerPool:
         Raises:
             DataError: the worker died or could not build the batch.
         """
+        if not self._workers:
+            raise DataError(f"{self._maker.dataset.source}: the loader was closed; ask it for a new iterator")
         worker = self._workers[(self._number - self._start) % len(self._workers)]
         at: int | None = None
         while True:
