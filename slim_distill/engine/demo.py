@@ -172,7 +172,7 @@ def _rows(evaluations: Mapping[str, Evaluation], sizes: Mapping[str, int]) -> tu
     headers = ["model", "AP", "AP50", "AP small", "trainable parameters", "ms per image"]
     rows = []
     for name, e in evaluations.items():
-        percent = [f"{100 * e.figures[k]:.1f}" for k in ("AP", "AP50", "APsmall")]
+        percent = [f"{100 * e.figures[k]:.1f}" for k in ("AP", "AP50", "AP_small")]
         rows.append([name, *percent, f"{sizes[name]:,}", f"{e.ms_per_image:.1f}"])
     return headers, rows
 
