@@ -60,7 +60,7 @@ def test_l2_by_name_is_the_mean_squared_difference(merged):
 
 
 def test_losses_train_the_student_and_leave_the_teacher_alone(merged):
-    exe, student, startup = merged
+    exe, student, _ = merged
     fresh = static.Program()
     with static.program_guard(student, fresh):
         total = l2("teacher_linear_0.tmp_1", "linear_0.tmp_1") + soft_label(

@@ -83,6 +83,8 @@ def _start_logging(debug: bool) -> None:
         handler = _ThroughProgressBar()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"))
         logger.addHandler(handler)
+        # Libraries that training imports put handlers of their own on the root logger.
+        logger.propagate = False
 
 
 class _ThroughProgressBar(logging.Handler):
