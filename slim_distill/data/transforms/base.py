@@ -1,6 +1,8 @@
 """What a transform is, and how its arguments are checked."""
 
+import contextlib
 import dataclasses
+import types
 import typing
 from typing import Any
 
@@ -48,20 +50,40 @@ def create(kind: type[Any], args: typing.Mapping[str, Any]) -> Any:
             near = nearest(name, fields)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ValueError(f"argument {name!r} is not known; {hint}it takes {', '.join(fields) or 'no arguments'}")
-        checked[name] = _check(name, value, hints[name])
+        try:
+            checked[name] = _convert(value, hints[name])
+        except TypeError as error:
+            raise ValueError(f"argument {name!r} is {value!r}; {_describe(hints[name])} is wanted") from error
     absent = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in checked]
     if absent:
         raise ValueError(f"argument {absent[0]!r} is missing")
     return kind(**checked)
 
 
-def _check(name: str, value: Any, hint: Any) -> Any:
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+def _convert(value: Any, hint: Any) -> Any:
+    """Return `value` as the annotation `hint` has it, lists as tuples; raise TypeError when it does not fit."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        for option in inner:
+            with contextlib.suppress(TypeError):
+                return _convert(value, option)
+    elif origin is tuple and isinstance(value, list | tuple):
+        kinds = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
+        if len(kinds) == len(value):
+            return tuple(_convert(v, kind) for v, kind in zip(value, kinds, strict=True))
+    elif hint is float and type(value) is int:
         return float(value)
-    if hint in (bool, int, float) and type(value) is not hint:
-        raise ValueError(f"argument {name!r} is {value!r}; a {hint.__name__} is wanted")
-    return _tuples(value)
+    elif type(value) is hint:
+        return value
+    raise TypeError
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value
+def _describe(hint: Any) -> str:
+    """Name a type as a user of YAML knows it: "int or list of int"."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_describe(option) for option in inner)
+    if origin is tuple:
+        count = "" if inner[-1] is Ellipsis else f"{len(inner)} "
+        return f"list of {count}{_describe(inner[0])}"
+    return "null" if hint is type(None) else hint.__name__

@@ -192,7 +192,7 @@ class ResizeImage(SampleTransform):
     def __post_init__(self) -> None:
         if not self.use_cv2:
             raise ValueError("use_cv2: false is not supported; images are resized with OpenCV")
-        if not all(isinstance(s, int) and s > 0 for s in np.atleast_1d(self.target_size).tolist()):
+        if np.min(self.target_size) < 1:
             raise ValueError(f"target_size is {self.target_size!r}; a number of pixels or a list of them is wanted")
         if self.interp not in INTERPOLATIONS:
             raise ValueError(f"interp is {self.interp}; 0 nearest, 1 linear, 2 cubic, 3 area or 4 Lanczos is wanted")

@@ -115,7 +115,7 @@ class ColorDistort(SampleTransform):
             raise ValueError("hsv_format: true is not supported; hue and saturation are changed in YIQ")
         for name in ("hue", "saturation", "contrast", "brightness"):
             value = getattr(self, name)
-            if len(value) != 3 or value[0] > value[1]:
+            if value[0] > value[1]:
                 raise ValueError(f"{name} is {value!r}; [lowest, highest, probability] is wanted")
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
