@@ -1,7 +1,7 @@
 """Reading and writing YAML as plain data: nothing in a document is ever executed, and its size is bounded.
 
 Differences from `yaml.safe_load`, each on purpose: a key given twice is an error, dates stay text, `1e-4` is a number
-(as in YAML 1.2), sets, binary blobs and ordered maps are refused, and so are documents that hold more than
+and `off` and `yes` are text (as in YAML 1.2; a key that wants true or false takes them all the same), sets, binary blobs and ordered maps are refused, and so are documents that hold more than
 `MAX_VALUES` values once their aliases are spelt out. `!Name` nodes are read only where a dialect has them, as `Tagged`
 records, which are data as well.
 """
@@ -28,6 +28,8 @@ PLAIN_TAGS = frozenset(YAML_ORG + name for name in ("null", "bool", "int", "floa
 TAG_NAME = re.compile(r"![A-Za-z_][A-Za-z0-9_]*")
 # YAML 1.1 wants a dot and a sign in an exponent; everybody writes 1e-4.
 FLOAT_1_2 = re.compile(r"^[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$")
+# `teacher: off` names a choice.
+BOOL_1_2 = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Tagged:
 def _plain_resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
     """How a scalar without quotes gets its type, by its first character."""
     resolvers = {
-        first: [(tag, pattern) for tag, pattern in known if tag in PLAIN_TAGS]
+        first: [(tag, BOOL_1_2 if tag == YAML_ORG + "bool" else pattern) for tag, pattern in known if tag in PLAIN_TAGS]
         for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
     for first in "-+0123456789":

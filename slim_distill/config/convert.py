@@ -13,6 +13,7 @@ __all__ = ["convert", "to_dict"]
 
 T = TypeVar("T")
 
+SWITCHES = {"yes": True, "on": True, "no": False, "off": False}
 SCALARS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -76,6 +77,8 @@ def _convert_scalar(hint: type, value: Any, place: Place) -> Any:
             return float(value)
         except OverflowError:
             place.fail(f"must be a number of usual size, found {show(value)}")
+    if hint is bool and isinstance(value, str) and value.lower() in SWITCHES:
+        return SWITCHES[value.lower()]
     if type(value) is not hint:  # not isinstance: true is no whole number
         place.fail(f"must be {SCALARS[hint]}, found {show(value)}{_hint(hint, value)}")
     if isinstance(value, float) and not math.isfinite(value):
@@ -171,7 +174,7 @@ def _plain_record(record: Any, place: Place) -> dict[str, Any]:
             single = field.name in form.singles and len(value) == 1
             tree[form.key(field.name)] = value[0] if single else _plain(value, place.at(field.name))
     if form.rest:
-        args = _plain(getattr(record, form.rest), place.at(form.rest))
+        args = _plain(getattr(record, form.rest), place)
         clash = tree.keys() & args.keys()
         if clash:
             place.at(min(clash)).fail("an argument cannot have this name: in YAML it would be a key of its own")

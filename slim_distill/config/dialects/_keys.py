@@ -271,6 +271,7 @@ TRANSFORMS = frozenset(
         "MixupImage",
         "NormalizeBox",
         "NormalizeImage",
+        "PadBatch",
         "PadBox",
         "Permute",
         "RandomCrop",
