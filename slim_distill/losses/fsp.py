@@ -1,26 +1,11 @@
 """Flow of solution procedure: how one layer's channels relate to another's."""
 
 import paddle
-import paddle.nn.functional as F
 
-from slim_distill.losses._common import Tensor, count, fixed, from_student, from_teacher
+from slim_distill.losses._common import Tensor, count, from_student, from_teacher
+from slim_distill.losses._features import match_sizes
 
-__all__ = ["fsp", "fsp_matrix"]
-
-
-def fsp_matrix(first: Tensor, second: Tensor) -> Tensor:
-    """Return G[n, a, b] = mean over positions of first[n, a] * second[n, b].
-
-    Args:
-        first: [N, A, H, W].
-        second: [N, B, H, W]; where the two sizes differ, the larger map is average-pooled to the smaller.
-    """
-    size, other = ([fixed(x, axis) for axis in (2, 3)] for x in (first, second))
-    if None not in size + other and size != other:
-        smaller = [min(a, b) for a, b in zip(size, other, strict=True)]  # type: ignore[type-var]
-        first, second = (F.adaptive_avg_pool2d(x, smaller) for x in (first, second))
-    product = paddle.matmul(paddle.flatten(first, 2), paddle.flatten(second, 2), transpose_y=True)
-    return product / count(first, (2, 3))
+__all__ = ["fsp"]
 
 
 def fsp(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> Tensor:
@@ -35,7 +20,14 @@ def fsp(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> Tenso
     Differences: PaddleSlim's calls an operator that Paddle 2 removed. Where the two maps of one network differ in size
         the larger is average-pooled, as in RepDistiller; torchdistill max-pools. The paper weighs each pair of layers.
     """
-    flow_s = fsp_matrix(*(from_student(x) for x in student))
-    flow_t = fsp_matrix(*(from_teacher(x) for x in teacher))
+    flow_s = _flow(*(from_student(x) for x in student))
+    flow_t = _flow(*(from_teacher(x) for x in teacher))
     difference = flow_s - flow_t
     return (difference * difference).mean()
+
+
+def _flow(first: Tensor, second: Tensor) -> Tensor:
+    """Return G[n, a, b] = mean over positions of first[n, a] * second[n, b]."""
+    first, second = match_sizes(first, second)
+    product = paddle.matmul(paddle.flatten(first, 2), paddle.flatten(second, 2), transpose_y=True)
+    return product / count(first, (2, 3))

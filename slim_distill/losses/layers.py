@@ -38,6 +38,11 @@ class Layers:
         """Full names of the parameters that must receive a gradient."""
         return tuple(name for name, value in self._made.items() if not value.stop_gradient)
 
+    @staticmethod
+    def dtype_of(x: Tensor) -> str:
+        """Return the type of parameters that meet `x`: float64 beside float64, else float32."""
+        return "float64" if x.dtype == paddle.float64 else "float32"
+
     def parameter(
         self,
         name: str,
@@ -59,7 +64,9 @@ class Layers:
                 f"parameter {full!r} needs a known shape, got {list(shape)}: an axis of the variable is dynamic"
             )
         if full not in self._made:
-            attr = paddle.ParamAttr(name=full, initializer=init, trainable=trainable)
+            # Eagerly Paddle refuses a name that any parameter of the process ever had: there ours is only a key.
+            name_in_paddle = None if paddle.in_dynamic_mode() else full
+            attr = paddle.ParamAttr(name=name_in_paddle, initializer=init, trainable=trainable)
             value = paddle.create_parameter(list(shape), dtype, attr=attr)
             value.stop_gradient = not trainable
             self._made[full] = value
@@ -68,19 +75,29 @@ class Layers:
         return self._made[full]
 
     def conv(
-        self, name: str, x: Tensor, channels: int, kernel: int = 1, *, bias: bool = True, zero: bool = False
+        self, name: str, x: Tensor, channels: int, kernel: int = 1, *, bias: bool = True, small: bool = False
     ) -> Tensor:
-        """Convolve [N, C, H, W] to [N, channels, H, W], size kept; Kaiming-uniform weights, or zeros."""
+        """Convolve [N, C, H, W] to [N, channels, H, W], size kept; weights start Kaiming-uniform, or at 1/100 of that.
+
+        `small` is for the last layer of a residual branch. Where others start it at zero, the layers before it would
+        get no gradient in the first step, and could not be told from layers that were forgotten.
+        """
         fan_in = int(x.shape[1]) * kernel * kernel
-        init = initializer.Constant(0.0) if zero else _uniform(math.sqrt(6.0 / max(fan_in, 1)))
-        dtype = _dtype(x)
+        init = _uniform(math.sqrt(6.0 / max(fan_in, 1)) * (0.01 if small else 1.0))
+        dtype = self.dtype_of(x)
         weight = self.parameter(f"{name}.weight", (channels, int(x.shape[1]), kernel, kernel), init, dtype=dtype)
-        offset = self.parameter(f"{name}.bias", (channels,), initializer.Constant(0.0), dtype=dtype) if bias else None
+        zero = initializer.Constant(0.0)
+        offset = self.parameter(f"{name}.bias", (channels,), zero, dtype=dtype) if bias else None
         return F.conv2d(x, weight, offset, padding=kernel // 2)
 
     def batch_norm(self, name: str, x: Tensor) -> Tensor:
         """Normalise [N, C, ...] over all axes but the channels with the batch's statistics, then scale and shift."""
-        one, zero, size, dtype = initializer.Constant(1.0), initializer.Constant(0.0), (int(x.shape[1]),), _dtype(x)
+        one, zero, size, dtype = (
+            initializer.Constant(1.0),
+            initializer.Constant(0.0),
+            (int(x.shape[1]),),
+            self.dtype_of(x),
+        )
         mean = self.parameter(f"{name}.mean", size, zero, dtype=dtype, trainable=False)
         variance = self.parameter(f"{name}.variance", size, one, dtype=dtype, trainable=False)
         scale = self.parameter(f"{name}.scale", size, one, dtype=dtype)
@@ -89,7 +106,7 @@ class Layers:
 
     def linear(self, name: str, x: Tensor, features: int) -> Tensor:
         """Map [..., D] to [..., features]; Kaiming-uniform weights."""
-        width, dtype = int(x.shape[-1]), _dtype(x)
+        width, dtype = int(x.shape[-1]), self.dtype_of(x)
         init = _uniform(math.sqrt(6.0 / max(width, 1)))
         weight = self.parameter(f"{name}.weight", (width, features), init, dtype=dtype)
         offset = self.parameter(f"{name}.bias", (features,), initializer.Constant(0.0), dtype=dtype)
@@ -98,7 +115,3 @@ class Layers:
 
 def _uniform(limit: float) -> initializer.Initializer:
     return initializer.Uniform(-limit, limit)
-
-
-def _dtype(x: Tensor) -> str:
-    return "float64" if x.dtype == paddle.float64 else "float32"

@@ -2,7 +2,7 @@
 
 import paddle
 
-from slim_distill.losses._common import Tensor, check_positive, from_student, from_teacher
+from slim_distill.losses._common import Tensor, check_positive, count, from_student, from_teacher
 from slim_distill.losses._logits import kl_divergence, log_probabilities
 
 __all__ = ["logit_std"]
@@ -34,6 +34,5 @@ def logit_std(student: Tensor, teacher: Tensor, *, temperature: float = 2.0) -> 
 def _standardise(logits: Tensor) -> Tensor:
     centred = logits - logits.mean(axis=-1, keepdim=True)
     square = (centred * centred).sum(axis=-1, keepdim=True)
-    classes = paddle.ones_like(logits).sum(axis=-1, keepdim=True)
     # The tiny constant keeps the root's derivative finite where all logits are equal.
-    return centred / (paddle.sqrt(square / (classes - 1) + 1e-24) + _EPSILON)
+    return centred / (paddle.sqrt(square / (count(logits, (-1,)) - 1) + 1e-24) + _EPSILON)

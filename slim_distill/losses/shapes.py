@@ -20,12 +20,53 @@ def equal_shapes(student: Shape, teacher: Shape) -> str | None:
     return None if fits(student, teacher) else "needs equal shapes"
 
 
+def equal_maps(student: Shape, teacher: Shape) -> str | None:
+    """Maps [N, C, H, W] of one shape."""
+    return None if len(student) == 4 and fits(student, teacher) else "needs maps [N, C, H, W] of equal shape"
+
+
 def equal_channels(student: Shape, teacher: Shape) -> str | None:
-    """Maps [N, C, H, W] of equal channels and any size."""
-    if len(student) == len(teacher) == 4 and fits(student[:2], teacher[:2]):
-        return None
-    return "needs maps [N, C, H, W] of equal channels"
+    """Maps of equal channels and any size."""
+    joined = len(student) == len(teacher) == 4 and fits(student[:2], teacher[:2])
+    return None if joined else "needs maps [N, C, H, W] of equal channels"
+
+
+def equal_sizes(student: Shape, teacher: Shape) -> str | None:
+    """Maps of equal size and any channels."""
+    joined = len(student) == len(teacher) == 4 and fits((student[0], *student[2:]), (teacher[0], *teacher[2:]))
+    return None if joined else "needs maps [N, C, H, W] of equal size"
+
+
+def any_maps(student: Shape, teacher: Shape) -> str | None:
+    """Maps of any channels and any size."""
+    joined = len(student) == len(teacher) == 4 and fits(student[:1], teacher[:1])
+    return None if joined else "needs maps [N, C, H, W]"
+
+
+def same_batch(student: Shape, teacher: Shape) -> str | None:
+    """One embedding or map for each sample, of any shape."""
+    joined = min(len(student), len(teacher)) >= 2 and fits(student[:1], teacher[:1])
+    return None if joined else "needs [N, ...] of one batch"
 
 
 # Losses that ask for something else than equal shapes.
-SHAPE_RULES: Mapping[str, ShapeRule] = {"fsp": equal_channels}
+SHAPE_RULES: Mapping[str, ShapeRule] = {
+    "ab": equal_maps,
+    "at": any_maps,
+    "cc": same_batch,
+    "crd": same_batch,
+    "cwd": equal_maps,
+    "fbkd": equal_maps,
+    "fgd": equal_maps,
+    "fsp": equal_channels,
+    "ft": any_maps,
+    "ickd": equal_channels,
+    "mgd": equal_maps,
+    "nst": any_maps,
+    "ofd": equal_maps,
+    "pkt": same_batch,
+    "reviewkd": equal_sizes,
+    "rkd": same_batch,
+    "sp": same_batch,
+    "vid": any_maps,
+}

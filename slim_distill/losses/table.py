@@ -3,42 +3,84 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from slim_distill.losses.ab import ab
+from slim_distill.losses.at import at
+from slim_distill.losses.cc import cc
+from slim_distill.losses.cosine import cosine
+from slim_distill.losses.crd import crd
+from slim_distill.losses.cwd import cwd
 from slim_distill.losses.dist import dist
 from slim_distill.losses.dkd import dkd
 from slim_distill.losses.dml import dml
+from slim_distill.losses.fbkd import fbkd
+from slim_distill.losses.fgd import fgd
 from slim_distill.losses.fsp import fsp
+from slim_distill.losses.ft import ft
 from slim_distill.losses.function_matching import function_matching
 from slim_distill.losses.hard import hard
+from slim_distill.losses.ickd import ickd
 from slim_distill.losses.js import js
 from slim_distill.losses.kd import kd
 from slim_distill.losses.kd_bernoulli import kd_bernoulli
+from slim_distill.losses.l1 import l1
 from slim_distill.losses.l2 import l2
 from slim_distill.losses.logit_std import logit_std
+from slim_distill.losses.mgd import mgd
+from slim_distill.losses.nst import nst
+from slim_distill.losses.ofd import ofd
+from slim_distill.losses.pkd import pkd
+from slim_distill.losses.pkt import pkt
+from slim_distill.losses.reviewkd import reviewkd
+from slim_distill.losses.rkd import rkd
 from slim_distill.losses.skd import skd
+from slim_distill.losses.smooth_l1 import smooth_l1
 from slim_distill.losses.soft_label import soft_label
+from slim_distill.losses.sp import sp
 from slim_distill.losses.symmetric_kl import symmetric_kl
 from slim_distill.losses.tf_kd import tf_kd
+from slim_distill.losses.vid import vid
 from slim_distill.losses.wsld import wsld
 from slim_distill.losses.yolo_objectness import yolo_objectness
 
 __all__ = ["LOSSES"]
 
 LOSSES: Mapping[str, Callable[..., Any]] = {
+    "ab": ab,
+    "at": at,
+    "cc": cc,
+    "cosine": cosine,
+    "crd": crd,
+    "cwd": cwd,
     "dist": dist,
     "dkd": dkd,
     "dml": dml,
+    "fbkd": fbkd,
+    "fgd": fgd,
     "fsp": fsp,
+    "ft": ft,
     "function_matching": function_matching,
     "hard": hard,
+    "ickd": ickd,
     "js": js,
     "kd": kd,
     "kd_bernoulli": kd_bernoulli,
+    "l1": l1,
     "l2": l2,
     "logit_std": logit_std,
+    "mgd": mgd,
+    "nst": nst,
+    "ofd": ofd,
+    "pkd": pkd,
+    "pkt": pkt,
+    "reviewkd": reviewkd,
+    "rkd": rkd,
     "skd": skd,
+    "smooth_l1": smooth_l1,
     "soft_label": soft_label,
+    "sp": sp,
     "symmetric_kl": symmetric_kl,
     "tf_kd": tf_kd,
+    "vid": vid,
     "wsld": wsld,
     "yolo_objectness": yolo_objectness,
 }

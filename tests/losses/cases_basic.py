@@ -103,6 +103,7 @@ CASES = [
         (normal(2, 3, 4, 8), normal(2, 5, 2, 4)),
         (normal(2, 3, 6, 6, seed=1), normal(2, 5, 3, 6, seed=1)),
         minimum=None,
+        sizes_known=True,
     ),
     Case(
         "yolo_objectness",

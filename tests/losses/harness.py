@@ -1,5 +1,6 @@
 """One way to check every loss: against numpy in float64, by finite differences, and in the three ways of running."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from paddle import static
 from slim_distill.losses import Layers
 
 PREFIX = "distill.0."
+Values = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -18,9 +20,9 @@ class Case:
     """A loss, inputs and what numpy makes of them.
 
     student, teacher: one array, or a tuple where the loss takes several. arguments: numbers. tensors: keyword arrays.
-    reference: float64 numpy function of the same arguments (plus `params` when the loss owns layers).
+    reference: float64 numpy function of the same arguments. It may also ask for `params`, the values of the layers
+        that the loss owns, and for `at` and `params_at`, the point of differentiation: what the loss holds constant.
     minimum: value at student = teacher, None where shapes differ or the loss has no such point.
-    held: the reference takes `at`, the student's point, from which what the loss detaches is computed.
     """
 
     name: str
@@ -32,8 +34,8 @@ class Case:
     tensors: Mapping[str, np.ndarray] = field(default_factory=dict)
     minimum: float | Callable[..., float] | None = 0.0
     owns_layers: bool = False
-    held: bool = False
     seed: int = 7
+    sizes_known: bool = False  # the loss pools maps of different sizes, so heights and widths may not be left open
 
     def __str__(self) -> str:
         return self.name
@@ -70,7 +72,7 @@ def _cast(array: np.ndarray, dtype: str) -> np.ndarray:
     return array.astype(dtype) if array.dtype.kind == "f" else array
 
 
-def run_eager(case: Case, dtype: str = "float64", params: Mapping[str, np.ndarray] | None = None) -> Result:
+def run_eager(case: Case, dtype: str = "float64", params: Values | None = None) -> Result:
     paddle.seed(case.seed)
     student, teacher = (
         [paddle.to_tensor(_cast(a, dtype), stop_gradient=False) for a in as_list(side)]
@@ -96,7 +98,7 @@ def random_params(parameters: Mapping[str, Any]) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(5)
     return {
         name: np.abs(rng.normal(0, 0.3, value.shape)) + 0.5
-        if name.endswith(("variance", "scale"))
+        if name.endswith(("variance", "scale")) or ".constant" in name
         else rng.normal(0, 0.3, value.shape)
         for name, value in parameters.items()
     }
@@ -111,14 +113,14 @@ def gradient(x: Any) -> np.ndarray | None:
     return None if x.grad is None else np.array(x.grad.numpy(), "float64")
 
 
-def run_static(case: Case, *, dynamic: bool, params: Mapping[str, np.ndarray], dtype: str = "float32") -> Result:
-    """Run the loss as a program; `dynamic` leaves the first axis of every input open. Needs the fixture static_mode."""
+def run_static(case: Case, *, open_axes: tuple[int, ...], params: Values, dtype: str = "float32") -> Result:
+    """Run the loss as a program; `open_axes` are dynamic axes (2 and 3 of maps only). Needs the fixture static_mode."""
     main, startup, feed = static.Program(), static.Program(), {}
     layers = Layers(PREFIX)
 
     def data(name: str, array: np.ndarray) -> Any:
         array = feed[name] = _cast(array, dtype)
-        shape = [None if dynamic and i == 0 else s for i, s in enumerate(array.shape)]
+        shape = [None if i in open_axes and (i == 0 or array.ndim > 3) else s for i, s in enumerate(array.shape)]
         return static.data(name, shape, str(array.dtype))
 
     with static.scope_guard(static.Scope()), static.program_guard(main, startup):
@@ -149,17 +151,19 @@ def run_static(case: Case, *, dynamic: bool, params: Mapping[str, np.ndarray], d
     return Result(float(fetched[0]), found[:s], found[s : s + t], dict(params), param_gradients)
 
 
-def reference_value(case: Case, student: list[np.ndarray], params: Mapping[str, np.ndarray]) -> float:
+def reference_value(case: Case, student: list[np.ndarray], params: Values, params_at: Values) -> float:
     student, teacher = ([_cast(a, "float64") for a in side] for side in (student, as_list(case.teacher)))
     sides = {"student": like(case.student, student)}
     if case.teacher is not None:
         sides["teacher"] = like(case.teacher, teacher)
     tensors = {name: _cast(a, "float64") for name, a in case.tensors.items()}
-    extra: dict[str, Any] = {}
-    if case.owns_layers:
-        extra["params"] = {name.removeprefix(PREFIX): np.asarray(v, "float64") for name, v in params.items()}
-    if case.held:
-        extra["at"] = like(case.student, [_cast(a, "float64") for a in as_list(case.student)])
+    extra = {
+        "params": {name.removeprefix(PREFIX): np.asarray(v, "float64") for name, v in params.items()},
+        "params_at": {name.removeprefix(PREFIX): np.asarray(v, "float64") for name, v in params_at.items()},
+        "at": like(case.student, [_cast(a, "float64") for a in as_list(case.student)]),
+    }
+    wanted = inspect.signature(case.reference).parameters
+    extra = {name: value for name, value in extra.items() if name in wanted}
     return float(case.reference(**sides, **tensors, **case.arguments, **extra))
 
 
@@ -167,7 +171,7 @@ def check_value_and_gradient(case: Case, samples: int = 6, step: float = 1e-5) -
     """Value to 1e-5; gradients of inputs and parameters, to 1e-3 of the largest, by central differences of numpy."""
     got = run_eager(case)
     student = [_cast(a, "float64") for a in as_list(case.student)]
-    np.testing.assert_allclose(got.value, reference_value(case, student, got.params), rtol=1e-5, atol=1e-12)
+    np.testing.assert_allclose(got.value, reference_value(case, student, got.params, got.params), rtol=1e-5, atol=1e-12)
 
     def compare(
         actual: np.ndarray | None, array: np.ndarray, evaluate: Callable[[np.ndarray], float], what: str
@@ -188,14 +192,14 @@ def check_value_and_gradient(case: Case, samples: int = 6, step: float = 1e-5) -
         compare(
             got.student[k],
             array,
-            lambda a, k=k: reference_value(case, [*student[:k], a, *student[k + 1 :]], got.params),
+            lambda a, k=k: reference_value(case, [*student[:k], a, *student[k + 1 :]], got.params, got.params),
             f"d loss / d student[{k}]",
         )
     for name, actual in got.param_gradients.items():
         compare(
             actual,
             got.params[name],
-            lambda a, name=name: reference_value(case, student, {**got.params, name: a}),
+            lambda a, name=name: reference_value(case, student, {**got.params, name: a}, got.params),
             f"d loss / d {name}",
         )
 
@@ -206,10 +210,17 @@ def check_teacher_gets_no_gradient(case: Case) -> None:
     assert any(g is not None and np.abs(g).max() > 0 for g in got.student)
 
 
+def has_maps(case: Case) -> bool:
+    return any(array.ndim > 3 for array in as_list(case.student))
+
+
 def check_static_modes(case: Case, eager: Result) -> None:
-    """Programs of fixed and dynamic batch agree with the eager run in value and gradients, to 2e-5 of the largest."""
-    for dynamic in (False, True):
-        got = run_static(case, dynamic=dynamic, params=eager.params)
+    """Programs of fixed batch, open batch and open image size agree with the eager run, to 2e-5 of the largest."""
+    ways: list[tuple[int, ...]] = [(), (0,)]
+    if has_maps(case) and not case.sizes_known:
+        ways.append((0, 2, 3))
+    for open_axes in ways:
+        got = run_static(case, open_axes=open_axes, params=eager.params)
         np.testing.assert_allclose(got.value, eager.value, rtol=2e-5, atol=1e-7)
         assert all(g is None for g in got.teacher)
         for name, ours, theirs in [
