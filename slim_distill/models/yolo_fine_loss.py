@@ -101,11 +101,14 @@ def fine_grained_loss(
         truth = _split_target(target, names, num_classes, i)
         pixels = anchors.of_scale(i), anchors.stride(i)
         keep = _background(parts, gt_bbox, pixels, ignore_thresh, scale_x_y)
-        losses = _part_losses(parts, truth, keep, smooth)
+        names.legacy(f"{names.legacy_layer('reshape2')}.tmp_2", keep)
+        losses: dict[str, Value] = {}
         if box_loss is not None:
             losses["iou"] = _box_loss(parts, truth, pixels, scale_x_y, box_loss)
-        for kind in kinds:
-            sums[kind].append(names.role(f"loss_{kind}.{i}", paddle.mean(losses[kind])))
+        losses.update(_part_losses(parts, truth, keep, smooth))
+        for kind, loss in losses.items():
+            mean = names.unnamed("reduce_mean", paddle.mean(loss))
+            sums[kind].append(names.role(f"loss_{kind}.{i}", mean))
     totals = [names.unnamed("sum", names.role(f"loss_{kind}", paddle.add_n(sums[kind]))) for kind in kinds]
     names.unnamed("sum", names.role("loss", paddle.add_n(totals)))
 
