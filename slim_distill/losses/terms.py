@@ -8,14 +8,16 @@ from typing import Any, TypeAlias
 from slim_distill.common.errors import LossError, VariableNotFoundError
 from slim_distill.common.names import pick
 from slim_distill.losses._common import Tensor
+from slim_distill.losses.adapters import adapt, adapted_shapes
 from slim_distill.losses.layers import Layers
-from slim_distill.losses.shapes import SHAPE_RULES, Shape, equal_shapes
+from slim_distill.losses.shapes import SHAPE_RULES, Shape, equal_shapes, fits
 from slim_distill.losses.signature import LossSignature, check_arguments, format_signature, read_signature
 from slim_distill.losses.table import LOSSES
 
 __all__ = ["BoundTerm", "Term", "bind", "bind_all"]
 
 Resolve: TypeAlias = Callable[[str], Tensor]
+_JOINING = ("adapter", "resize")  # arguments of the term, not of its loss
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,9 @@ class Term:
         student: names of the student's variables, in the order that the loss takes.
         teacher: names of the teacher's variables, prefix included.
         weight: factor of the loss in the total, finite and at least 0; 0 is the control.
-        args: the loss's keyword arguments: numbers, strings, and names of variables (prefix included).
+        args: the loss's keyword arguments: numbers, strings, and names of variables (prefix included); and, for every
+            loss that compares variables one by one, `adapter` and `resize` (see `losses.adapters`), which bring the
+            student's variables to the teacher's channels and either map to the other's size.
         path: where the term comes from, for messages: "distill.terms[1]".
     """
 
@@ -48,7 +52,8 @@ class BoundTerm:
         function: the loss.
         student: the student's variables; teacher: the teacher's.
         arguments: keyword arguments of the function, names of variables replaced by the variables.
-        layers: the parameters that the loss owns; filled by `build`.
+        layers: the parameters that the adapter and the loss own; filled by `build`.
+        adapter: what maps the student's variables to the teacher's channels; resize: which map is resized.
     """
 
     term: Term
@@ -57,6 +62,8 @@ class BoundTerm:
     teacher: tuple[Tensor, ...]
     arguments: Mapping[str, Any]
     layers: Layers
+    adapter: str = "identity"
+    resize: str = "none"
 
     @property
     def weight(self) -> float:
@@ -76,6 +83,12 @@ class BoundTerm:
         """
         signature = read_signature(self.function)
         sides = {"student": self.student, "teacher": self.teacher}
+        if (self.adapter, self.resize) != ("identity", "none"):
+            joined = [
+                adapt(s, t, self.adapter, self.resize, f"adapter.{number}", self.layers)
+                for number, (s, t) in enumerate(zip(self.student, self.teacher, strict=True))
+            ]
+            sides = {"student": tuple(s for s, _ in joined), "teacher": tuple(t for _, t in joined)}
         given = {side: values if signature.several[side] else values[0] for side, values in sides.items() if values}
         owned = {"layers": self.layers} if signature.takes_layers else {}
         try:
@@ -106,18 +119,22 @@ def bind(term: Term, resolve: Resolve, table: Mapping[str, Callable[..., Any]] =
     function = pick(table, term.loss, f"{term.path}.loss: loss", LossError)
     signature = read_signature(function)
     _check_weight(term)
-    check_arguments(term.path, term.loss, signature, term.args)
+    known = {argument.name for argument in signature.arguments}
+    joining = {name: term.args[name] for name in _JOINING if name in term.args and name not in known}
+    args = {name: value for name, value in term.args.items() if name not in joining}
+    check_arguments(term.path, term.loss, signature, args)
     _check_count(term, signature)
     student = tuple(_resolve(term, "student", name, resolve) for name in term.student)
     teacher = tuple(_resolve(term, "teacher", name, resolve) for name in term.teacher)
     tensors = {argument.name for argument in signature.arguments if argument.kind != "value"}
     arguments = {
         name: _resolve(term, name, value, resolve) if name in tensors and value is not None else value
-        for name, value in term.args.items()
+        for name, value in args.items()
     }
     _check_floating(term, student, teacher)
-    _check_shapes(term, student, teacher)
-    return BoundTerm(term, function, student, teacher, arguments, Layers(f"distill.{index}."))
+    adapter, resize = joining.get("adapter", "identity"), joining.get("resize", "none")
+    _check_shapes(term, student, teacher, adapter, resize)
+    return BoundTerm(term, function, student, teacher, arguments, Layers(f"distill.{index}."), adapter, resize)
 
 
 def bind_all(
@@ -184,18 +201,39 @@ def _check_floating(term: Term, student: Sequence[Tensor], teacher: Sequence[Ten
             raise LossError(f"{term.path}: {name!r} holds {kind}, loss {term.loss!r} needs floating-point numbers")
 
 
-def _check_shapes(term: Term, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
+def _check_shapes(term: Term, student: Sequence[Tensor], teacher: Sequence[Tensor], adapter: str, resize: str) -> None:
     rule = SHAPE_RULES.get(term.loss, equal_shapes)
+    names, values = term.student, tuple(student)
     if len(student) != len(teacher):
-        return
-    for pair in zip(term.student, student, term.teacher, teacher, strict=True):
-        shape_s, shape_t = _shape(pair[1]), _shape(pair[3])
-        problem = rule(shape_s, shape_t)
+        if (adapter, resize) != ("identity", "none"):
+            raise LossError(
+                f"{term.path}: adapter and resize join variables one by one, but {term.loss} got "
+                f"{len(student)} of the student and {len(teacher)} of the teacher"
+            )
+        if len(student) != 1:
+            return
+        names, values = names * len(teacher), values * len(teacher)  # one student variable beside several teachers'
+    for name_s, value_s, name_t, value_t in zip(names, values, term.teacher, teacher, strict=True):
+        shape_s, shape_t = _shape(value_s), _shape(value_t)
+        seen_s, seen_t = adapted_shapes(term.path, shape_s, shape_t, adapter, resize)
+        problem = rule(seen_s, seen_t)
         if problem is not None:
             raise LossError(
-                f"{term.path}: {term.loss} {problem}: student {pair[0]!r} is {list(shape_s)}, "
-                f"teacher {pair[2]!r} is {list(shape_t)}"
+                f"{term.path}: {term.loss} {problem}: student {name_s!r} is {list(shape_s)}, "
+                f"teacher {name_t!r} is {list(shape_t)}{_advice(seen_s, seen_t)}"
             )
+
+
+def _advice(student: Shape, teacher: Shape) -> str:
+    if len(student) != len(teacher):
+        return ""
+    ways = []
+    if len(student) == 4:
+        ways += ["adapter: conv1x1_bn joins channels"] * (not fits(student[1:2], teacher[1:2]))
+        ways += ["resize: student joins sizes"] * (not fits(student[2:], teacher[2:]))
+    elif not fits(student[-1:], teacher[-1:]):
+        ways.append("adapter: linear joins the last axis")
+    return "; " + ", ".join(ways) if ways else ""
 
 
 def _shape(value: Tensor) -> Shape:
