@@ -31,6 +31,7 @@ setup(
     extras_require={
         "demo": ["scikit-learn>=1.3"],
         "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.10", "types-PyYAML", "types-tqdm"],
+        "fuzz": ["atheris>=2.3"],
         "paddleslim": ["paddleslim==2.6.0", "six", "requests", "decorator", "numpy<2"],
     },
     entry_points={"console_scripts": ["slim-distill = slim_distill.cli:main"]},

@@ -9,7 +9,7 @@ import gzip
 import hashlib
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -23,6 +23,7 @@ __all__ = ["Limits", "extract", "file_sha256", "safe_parts", "unpack"]
 
 # Deflate cannot shrink by more than this factor, so a larger declared size is a lie.
 MAX_DEFLATE = 1032
+PIECE = 1 << 20
 MAX_DEPTH = 16
 MAX_PART_BYTES = 240
 
@@ -38,7 +39,7 @@ class Limits:
         ratio_from_bytes: see `ratio`.
     """
 
-    members: int = 20_000
+    members: int = 10_000
     total_bytes: int = 16 << 30
     ratio: float = 100.0
     ratio_from_bytes: int = 32 << 20
@@ -66,16 +67,18 @@ def unpack(archive: Path, cache_dir: str | Path | None = None, limits: Limits = 
 def extract(archive: Path, into: Path, limits: Limits = DEFAULT_LIMITS) -> None:
     """Unpack a .tar, .tar.gz or .zip (told by content) into the empty folder `into`.
 
-    When it raises, `into` may hold a part: give it a folder of `atomic_folder`, as `unpack` does.
+    The archive is read twice: it is written only when all of it has been found good. When writing fails, or the archive
+    changes in between, `into` may hold a part: give it a folder of `atomic_folder`, as `unpack` does.
 
     Raises:
         WeightsError: the archive is damaged or must be refused; says which member and why.
     """
     try:
-        with archive.open("rb") as raw:
-            budget = _Budget(archive.stat().st_size, limits)
-            with _members(raw, budget) as members:
-                _write(members, into, budget)
+        for target in (None, into):
+            with archive.open("rb") as raw:
+                budget = _Budget(archive.stat().st_size, limits)
+                with _members(raw, budget) as members:
+                    _take(members, target, budget)
     except ArchiveError as cause:
         raise WeightsError(f"{archive}: archive refused, nothing of it is kept: {cause}") from cause
     except (zlib.error, gzip.BadGzipFile, EOFError) as cause:
@@ -109,11 +112,14 @@ def file_sha256(path: Path) -> str:
     Raises:
         WeightsError: the file cannot be read.
     """
+    digest = hashlib.sha256()
     try:
         with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+            while piece := stream.read(PIECE):
+                digest.update(piece)
     except OSError as cause:
         raise WeightsError(f"{path}: cannot be read: {cause.strerror}") from cause
+    return digest.hexdigest()
 
 
 class _Budget:
@@ -166,31 +172,38 @@ def _members(raw: IO[bytes], budget: _Budget) -> Iterator[Iterable[Member]]:
         yield read_tar(_Counted(raw, budget))
 
 
-def _write(members: Iterable[Member], into: Path, budget: _Budget) -> None:
-    """Write the members below `into`, each checked before a byte of it is written."""
+def _take(members: Iterable[Member], into: Path | None, budget: _Budget) -> None:
+    """Check the members and, unless `into` is None, write them below it."""
+    files: set[tuple[str, ...]] = set()
+    folders: set[tuple[str, ...]] = {()}
     for count, member in enumerate(members):
         what = f"member {member.name!r:.80}"
         if count >= budget.limits.members:
             raise ArchiveError(f"it has more than {budget.limits.members} members")
         try:
-            target = into.joinpath(*safe_parts(member.name))
+            parts = safe_parts(member.name)
         except ValueError as cause:
             raise ArchiveError(f"{what}: the name {cause}") from cause
         budget.declare(member.name, member.size)
-        try:
-            if member.is_folder:
-                target.mkdir(parents=True, exist_ok=True)
-            else:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                _write_file(member, target)
-        except (FileExistsError, NotADirectoryError, IsADirectoryError) as cause:
-            raise ArchiveError(f"{what} occurs twice, or as both a file and a folder") from cause
+        parents = {parts[:depth] for depth in range(len(parts) + member.is_folder)}
+        if parts in files or (parts in folders and not member.is_folder) or not parents.isdisjoint(files):
+            raise ArchiveError(f"{what} occurs twice, or as both a file and a folder")
+        for folder in sorted(parents - folders):
+            folders.add(folder)
+            if into is not None:
+                into.joinpath(*folder).mkdir()
+        if not member.is_folder:
+            files.add(parts)
+            _take_file(member, into.joinpath(*parts) if into is not None else None)
 
 
-def _write_file(member: Member, target: Path) -> None:
-    written = 0
-    with target.open("xb") as handle:
+def _take_file(member: Member, target: Path | None) -> None:
+    """Read a member to its end, and write it if it has a target."""
+    size = 0
+    with target.open("xb") if target is not None else nullcontext() as handle:
         for piece in member.pieces:
-            written += handle.write(piece)
-    if written != member.size:
-        raise ArchiveError(f"member {member.name!r:.80} declares {member.size} bytes and has {written}")
+            size += len(piece)
+            if handle is not None:
+                handle.write(piece)
+    if size != member.size:
+        raise ArchiveError(f"member {member.name!r:.80} declares {member.size} bytes and has {size}")

@@ -25,6 +25,7 @@ __all__ = ["check_sha256", "fetch", "is_url"]
 logger = logging.getLogger("slim_distill.download")
 
 ATTEMPTS = 4
+PAUSE_S = 0.2
 PIECE = 1 << 18
 MAX_BYTES = 64 << 30
 # A server that sends less than this in one time-out is as good as silent.
@@ -198,19 +199,21 @@ class _Download:
 
     def run(self) -> None:
         """Bring the whole file to `part`."""
-        problem: Exception | None = None
+        problems: list[str] = []
         for attempt in range(ATTEMPTS):
-            if problem is not None:
-                logger.warning("%s: %s; trying again", self.address, problem)
-                time.sleep(0.2 * attempt)
             try:
                 self._transfer()
             except _Broken as cause:
-                problem = cause
+                logger.warning(
+                    "%s: %s; %s", self.address, cause, "trying again" if attempt + 1 < ATTEMPTS else "giving up"
+                )
+                problems.append(str(cause))
+                time.sleep(PAUSE_S * attempt)
             else:
                 self._note.unlink(missing_ok=True)
                 return
-        raise WeightsError(f"{self.address}: gave up after {ATTEMPTS} attempts: {problem}; {self._kept()}") from problem
+        told = "; ".join(dict.fromkeys(problems))
+        raise WeightsError(f"{self.address}: gave up after {ATTEMPTS} attempts: {told}; {self._kept()}")
 
     def published_sha256(self) -> str | None:
         """Return the checksum in `URL.sha256`, None if the server has no such file."""

@@ -20,9 +20,9 @@ from slim_distill.common.weights.program import check_names
 
 __all__ = ["read_pickle"]
 
-MAX_OPERATIONS = 400_000
+MAX_OPERATIONS = 200_000
 MAX_DEPTH = 8
-MAX_ENTRIES = 100_000
+MAX_ENTRIES = 20_000
 MAX_NAME = 1025
 # What arrays may take together, in file sizes: each byte of the file is normally used once, tied weights share theirs.
 MAX_GROWTH = 4

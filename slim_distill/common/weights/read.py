@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from slim_distill.common.archive import unpack
+from slim_distill.common.archive import safe_parts, unpack
 from slim_distill.common.download import check_sha256, fetch, is_url
 from slim_distill.common.errors import WeightsError
 from slim_distill.common.names import nearest
@@ -140,7 +140,15 @@ def _read_variables(folder: Path, names: Sequence[str]) -> dict[str, np.ndarray]
     """Read one file per variable."""
     if not names:
         raise WeightsError(f"{folder}: no weights in this folder")
-    return {name: read_variable(folder / name) for name in check_names(sorted(names), str(folder))}
+    arrays: dict[str, np.ndarray] = {}
+    for name in check_names(sorted(names), str(folder)):
+        try:
+            path = folder.joinpath(*safe_parts(name))
+        except ValueError as cause:
+            # Names may come from a program file, which must not lead out of the folder.
+            raise WeightsError(f"{folder}: variable {name!r:.80} cannot be a file: the name {cause}") from cause
+        arrays[name] = read_variable(path)
+    return arrays
 
 
 def _variable_names(folder: Path) -> list[str]:
