@@ -12,7 +12,7 @@ from slim_distill.config import RunConfig, dump_config, load_config
 from tests.config.samples import FOREIGN, OWN, write_foreign, write_own
 
 FEW = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 KEYS = """
 name model data train eval schedule distill terms teachers backbone type loss weight from args base architecture
