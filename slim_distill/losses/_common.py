@@ -20,6 +20,7 @@ __all__ = [
     "fixed",
     "from_student",
     "from_teacher",
+    "weighted_mean",
 ]
 
 # A loss runs on eager tensors and on values of a program alike.
@@ -71,6 +72,21 @@ def count(x: Tensor, axes: Sequence[int]) -> Any:
 def bce_with_logits(logit: Tensor, target: Tensor) -> Tensor:
     """Return max(x, 0) - x t + log(1 + exp(-|x|)) for each element: binary cross entropy of logits, in log space."""
     return F.binary_cross_entropy_with_logits(logit, target, reduction="none")
+
+
+def weighted_mean(loss: Tensor, weight: Tensor | None) -> Tensor:
+    """Return the mean of `loss`, or sum(weight * loss) / sum(weight), 0 where all weights are 0.
+
+    `weight` has the shape of `loss`, or that without its last axis, over which `loss` is then averaged.
+    """
+    if weight is None:
+        return loss.mean()
+    weight = paddle.cast(from_teacher(weight), loss.dtype)
+    if len(weight.shape) == len(loss.shape) - 1:
+        loss = loss.mean(axis=-1)
+    if len(weight.shape) != len(loss.shape):
+        raise LossError(f"weights {list(weight.shape)} do not fit losses {list(loss.shape)}")
+    return (loss * weight).sum() / paddle.clip(weight.sum(), min=1e-12)
 
 
 def check_positive(loss: str, **numbers: float) -> None:

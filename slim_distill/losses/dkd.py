@@ -2,7 +2,14 @@
 
 import paddle
 
-from slim_distill.losses._common import Tensor, check_not_negative, check_positive, from_student, from_teacher
+from slim_distill.losses._common import (
+    Tensor,
+    check_not_negative,
+    check_positive,
+    from_student,
+    from_teacher,
+    weighted_mean,
+)
 from slim_distill.losses._logits import hardest_class, kl_divergence, label_mask, log_probabilities
 
 __all__ = ["dkd"]
@@ -47,10 +54,7 @@ def dkd(
     binary_s, others_s = _decouple(student / temperature, target)
     binary_t, others_t = _decouple(teacher / temperature, target)
     loss = alpha * kl_divergence(binary_t, binary_s) + beta * kl_divergence(others_t, others_s)
-    if mask is None:
-        return loss.mean() * temperature**2
-    weight = paddle.cast(mask, loss.dtype)
-    return (loss * weight).sum() / paddle.clip(weight.sum(), min=1.0) * temperature**2
+    return weighted_mean(loss, mask) * temperature**2
 
 
 def _decouple(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

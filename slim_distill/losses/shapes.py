@@ -49,12 +49,20 @@ def same_batch(student: Shape, teacher: Shape) -> str | None:
     return None if joined else "needs [N, ...] of one batch"
 
 
+def equal_but_frames(student: Shape, teacher: Shape) -> str | None:
+    """Sequences [N, L, K] of one dictionary, of any lengths."""
+    joined = len(student) == len(teacher) == 3 and fits(student[::2], teacher[::2])
+    return None if joined else "needs [N, L, K] of one dictionary"
+
+
 # Losses that ask for something else than equal shapes.
 SHAPE_RULES: Mapping[str, ShapeRule] = {
     "ab": equal_maps,
     "at": any_maps,
     "cc": same_batch,
     "crd": same_batch,
+    "ctc_dkd": equal_but_frames,
+    "ctc_mean_kl": equal_but_frames,
     "cwd": equal_maps,
     "fbkd": equal_maps,
     "fgd": equal_maps,
@@ -65,6 +73,7 @@ SHAPE_RULES: Mapping[str, ShapeRule] = {
     "nst": any_maps,
     "ofd": equal_maps,
     "pkt": same_batch,
+    "pseudo_label": equal_sizes,
     "reviewkd": equal_sizes,
     "rkd": same_batch,
     "sp": same_batch,

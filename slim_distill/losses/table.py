@@ -8,7 +8,12 @@ from slim_distill.losses.at import at
 from slim_distill.losses.cc import cc
 from slim_distill.losses.cosine import cosine
 from slim_distill.losses.crd import crd
+from slim_distill.losses.ctc_dkd import ctc_dkd
+from slim_distill.losses.ctc_dml import ctc_dml
+from slim_distill.losses.ctc_mean_kl import ctc_mean_kl
 from slim_distill.losses.cwd import cwd
+from slim_distill.losses.db_map import db_map
+from slim_distill.losses.dfl import dfl
 from slim_distill.losses.dist import dist
 from slim_distill.losses.dkd import dkd
 from slim_distill.losses.dml import dml
@@ -17,6 +22,7 @@ from slim_distill.losses.fgd import fgd
 from slim_distill.losses.fsp import fsp
 from slim_distill.losses.ft import ft
 from slim_distill.losses.function_matching import function_matching
+from slim_distill.losses.giou import giou
 from slim_distill.losses.hard import hard
 from slim_distill.losses.ickd import ickd
 from slim_distill.losses.js import js
@@ -24,12 +30,15 @@ from slim_distill.losses.kd import kd
 from slim_distill.losses.kd_bernoulli import kd_bernoulli
 from slim_distill.losses.l1 import l1
 from slim_distill.losses.l2 import l2
+from slim_distill.losses.ld import ld
 from slim_distill.losses.logit_std import logit_std
 from slim_distill.losses.mgd import mgd
 from slim_distill.losses.nst import nst
 from slim_distill.losses.ofd import ofd
 from slim_distill.losses.pkd import pkd
 from slim_distill.losses.pkt import pkt
+from slim_distill.losses.pseudo_label import pseudo_label
+from slim_distill.losses.qfl import qfl
 from slim_distill.losses.reviewkd import reviewkd
 from slim_distill.losses.rkd import rkd
 from slim_distill.losses.skd import skd
@@ -50,7 +59,12 @@ LOSSES: Mapping[str, Callable[..., Any]] = {
     "cc": cc,
     "cosine": cosine,
     "crd": crd,
+    "ctc_dkd": ctc_dkd,
+    "ctc_dml": ctc_dml,
+    "ctc_mean_kl": ctc_mean_kl,
     "cwd": cwd,
+    "db_map": db_map,
+    "dfl": dfl,
     "dist": dist,
     "dkd": dkd,
     "dml": dml,
@@ -59,6 +73,7 @@ LOSSES: Mapping[str, Callable[..., Any]] = {
     "fsp": fsp,
     "ft": ft,
     "function_matching": function_matching,
+    "giou": giou,
     "hard": hard,
     "ickd": ickd,
     "js": js,
@@ -66,12 +81,15 @@ LOSSES: Mapping[str, Callable[..., Any]] = {
     "kd_bernoulli": kd_bernoulli,
     "l1": l1,
     "l2": l2,
+    "ld": ld,
     "logit_std": logit_std,
     "mgd": mgd,
     "nst": nst,
     "ofd": ofd,
     "pkd": pkd,
     "pkt": pkt,
+    "pseudo_label": pseudo_label,
+    "qfl": qfl,
     "reviewkd": reviewkd,
     "rkd": rkd,
     "skd": skd,

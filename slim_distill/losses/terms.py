@@ -203,17 +203,18 @@ def _check_floating(term: Term, student: Sequence[Tensor], teacher: Sequence[Ten
 
 def _check_shapes(term: Term, student: Sequence[Tensor], teacher: Sequence[Tensor], adapter: str, resize: str) -> None:
     rule = SHAPE_RULES.get(term.loss, equal_shapes)
-    names, values = term.student, tuple(student)
-    if len(student) != len(teacher):
-        if (adapter, resize) != ("identity", "none"):
-            raise LossError(
-                f"{term.path}: adapter and resize join variables one by one, but {term.loss} got "
-                f"{len(student)} of the student and {len(teacher)} of the teacher"
-            )
-        if len(student) != 1:
-            return
-        names, values = names * len(teacher), values * len(teacher)  # one student variable beside several teachers'
-    for name_s, value_s, name_t, value_t in zip(names, values, term.teacher, teacher, strict=True):
+    if len(student) != len(teacher) and (adapter, resize) != ("identity", "none"):
+        raise LossError(
+            f"{term.path}: adapter and resize join variables one by one, but {term.loss} got "
+            f"{len(student)} of the student and {len(teacher)} of the teacher"
+        )
+    # One variable of one side is compared with each of the other's.
+    pairs = max(len(student), len(teacher)) if student and teacher else 0
+    repeated = [
+        [*zip(names, values, strict=True)] * (pairs if len(names) == 1 else 1)
+        for names, values in ((term.student, student), (term.teacher, teacher))
+    ]
+    for (name_s, value_s), (name_t, value_t) in zip(*repeated, strict=False):
         shape_s, shape_t = _shape(value_s), _shape(value_t)
         seen_s, seen_t = adapted_shapes(term.path, shape_s, shape_t, adapter, resize)
         problem = rule(seen_s, seen_t)

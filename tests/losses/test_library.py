@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from slim_distill.losses import LOSSES
-from tests.losses import cases_basic, cases_features, cases_logits, harness
+from tests.losses import cases_basic, cases_features, cases_heads, cases_logits, harness
 
-CASES = [*cases_basic.CASES, *cases_logits.CASES, *cases_features.CASES]
+CASES = [*cases_basic.CASES, *cases_logits.CASES, *cases_features.CASES, *cases_heads.CASES]
 
 
 @pytest.fixture(params=CASES, ids=str)

@@ -73,7 +73,7 @@ def test_weight_zero_is_a_control_not_an_error(variables):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (term("l3"), r"distill\.terms\[1\]\.loss: loss 'l3' is not known; did you mean 'l2'\?"),
+        (term("fspp"), r"distill\.terms\[1\]\.loss: loss 'fspp' is not known; did you mean 'fsp'\?"),
         (
             term("soft_label", "logits", "teacher_logits", args={"student_temprature": 2.0}),
             r"distill\.terms\[1\]: loss 'soft_label' has no argument 'student_temprature'; did you mean "
