@@ -150,7 +150,10 @@ class _Worker:
         return "batch", arrays, skipped
 
     def exit_status(self) -> str:
-        code = self._process.wait(_CLOSE_TIMEOUT_S)
+        try:
+            code = self._process.wait(_CLOSE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            return "its socket closed, though it still runs,"
         return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
     def close(self) -> None:

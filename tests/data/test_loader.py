@@ -134,6 +134,21 @@ def test_every_epoch_is_another_permutation(voc):
     assert training(voc(7), drop_last=True).maker.per_epoch == 1
 
 
+def test_augmentation_changes_with_epoch_and_sample_but_not_with_the_batch(voc):
+    options = {"shuffle": False, "mixup_epochs": -1}
+    data = load_voc(voc(4), "list.txt")
+    two, four = (
+        Loader(data, (*AUGMENT[:-3], ResizeImage(32), PadBox()), batch_size=n, seed=3, **options) for n in (2, 4)
+    )
+    halves, wholes = take(two, 4), take(four, 2)
+    for epoch, whole in enumerate(wholes):
+        assert np.array_equal(whole["image"][2:], halves[2 * epoch + 1]["image"])
+    assert all(not np.array_equal(a, b) for a, b in zip(wholes[0]["image"], wholes[1]["image"], strict=True))
+    again = Loader(data, (*AUGMENT[:-3], ResizeImage(32), PadBox()), batch_size=1, seed=3, **options)
+    moments = [take(again, 1, start=k)[0]["image"].mean() for k in range(8)]
+    assert len(set(moments)) == 8
+
+
 def test_mixup_ends_after_its_epochs(voc):
     batches = take(training(voc(7)), 6)
     objects = [(b["gt_score"] > 0).sum(axis=1) for b in batches]
