@@ -2,15 +2,29 @@
 
 from slim_distill.graph._pir import parameters
 from slim_distill.graph.naming import layer_name, name_values
-from slim_distill.graph.passes import Freeze, Pass, PassResult, Slice, merge, merge_into, run_passes
+from slim_distill.graph.passes import (
+    FoldBatchNorm,
+    Freeze,
+    FuseInference,
+    Pass,
+    PassResult,
+    PlaceKernels,
+    Slice,
+    merge,
+    merge_into,
+    run_passes,
+)
 from slim_distill.graph.program import NamedProgram, shape_of
 from slim_distill.graph.trace import name_program, trace
 
 __all__ = [
+    "FoldBatchNorm",
     "Freeze",
+    "FuseInference",
     "NamedProgram",
     "Pass",
     "PassResult",
+    "PlaceKernels",
     "Slice",
     "layer_name",
     "merge",

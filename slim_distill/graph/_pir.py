@@ -5,10 +5,11 @@ Two facts shape this file. `==` and `in` on PIR values append operators to a pro
 after its removal, ends the process without an exception, so tables always hold the program beside its values.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
+import paddle
 from paddle import pir as _public_pir
 from paddle import static
 from paddle.base.libpaddle import pir as _core
@@ -16,14 +17,19 @@ from paddle.base.libpaddle import pir as _core
 __all__ = [
     "DATA_OPS",
     "NAME_TAG",
+    "ONEDNN",
     "Operation",
     "Program",
     "Value",
+    "clone_before",
     "clone_op",
     "clone_program",
+    "convert_for_native_readers",
     "copy_parameter_attributes",
+    "create_parameter",
     "data_name",
     "erase",
+    "erase_startup",
     "external_inputs",
     "inserting_after",
     "inserting_before",
@@ -34,12 +40,16 @@ __all__ = [
     "ops",
     "parameter_name",
     "parameters",
+    "protected",
+    "put_in_place",
     "remap",
     "results",
+    "run_paddle_passes",
     "set_op_tag",
     "set_parameter_name",
     "set_role",
     "states",
+    "to_native",
     "walk",
 ]
 
@@ -50,6 +60,10 @@ Operation: TypeAlias = Any
 NAME_TAG = "n:"
 """Start of the `struct_name` attribute that carries a value's name: the only free string kept in .json files."""
 
+ONEDNN = "onednn_op."
+"""Start of the names of operators that run on oneDNN; their results may have layouts that only they read."""
+
+_RAW = ".onednn"
 ROLE_ATTRIBUTE = "slim_distill.role"
 DATA_OPS = ("pd_op.data", "pd_op.feed")
 _PARAMETER_ATTRIBUTES = ("optimize_attr", "regularizer", "need_clip", "is_distributed", "persistable")
@@ -188,6 +202,29 @@ def erase(program: Program, dead: Callable[[Operation], bool]) -> int:
     return removed
 
 
+def erase_startup(startup: Program, gone: Collection[str]) -> None:
+    """Drop the first values of the named parameters from a startup program."""
+
+    def unused(op: Operation) -> bool:
+        if op.name() == "builtin.set_parameter":
+            return op.str_attr("parameter_name") in gone
+        return bool(results(op))
+
+    if gone:
+        erase(startup, unused)
+
+
+def put_in_place(program: Program, op: Operation, result: Value) -> None:
+    """Let `result` stand, name and all, where the only result of `op` stood, and remove `op`."""
+    tag = op_tag(op)
+    if tag is not None:
+        set_op_tag(result.get_defining_op(), tag)
+    old = op.result(0)
+    result.stop_gradient = old.stop_gradient
+    old.replace_all_uses_with(result)
+    program.global_block().remove_op(op)
+
+
 @contextmanager
 def inserting_before(program: Program, op: Operation) -> Iterator[None]:
     """Operators built inside go right before `op`."""
@@ -213,3 +250,86 @@ def inserting_after(program: Program, op: Operation) -> Iterator[None]:
 def remap(table: Mapping[str, Value], look_up: Callable[[Value], Value]) -> dict[str, Value]:
     """The same names for the copies of the values."""
     return {name: look_up(value) for name, value in table.items()}
+
+
+def create_parameter(main: Program, startup: Program, name: str, shape: Sequence[int], dtype: str) -> Value:
+    """A new parameter that does not train; `startup` sets it to 0, so its value must be given to the session."""
+    with static.program_guard(main, startup):
+        zero = paddle.nn.initializer.Constant(0.0)
+        value = static.create_parameter(list(shape), dtype, name=name, default_initializer=zero)
+    value.stop_gradient, value.trainable = True, False
+    return value
+
+
+def run_paddle_passes(program: Program, names: Sequence[str]) -> None:
+    """Run passes of Paddle itself on `program`, in place; values of operators they replace become stale."""
+    # The passes look oneDNN operators up in a table that is filled by the first run of any executor; before it they
+    # match nothing and say nothing.
+    static.Executor(paddle.CPUPlace()).run(static.Program())
+    for name in names:
+        manager = _public_pir.PassManager()
+        manager.add_pass(name, {})
+        manager.run(program)
+
+
+@contextmanager
+def protected(program: Program, keep: Mapping[str, Value]) -> Iterator[dict[str, Value]]:
+    """Inside, Paddle's passes may not drop the values in `keep`; afterwards the table given out holds them anew."""
+    for name, value in keep.items():
+        _core.append_shadow_output(program, value, name, len(ops(program)))
+    kept: dict[str, Value] = {}
+    yield kept
+    kept.update({name: program.get_output_value_by_name(name) for name in keep})
+    erase(program, lambda op: op.name() == "builtin.shadow_output")
+
+
+def clone_before(program: Program, op: Operation, twin: Operation) -> Operation:
+    """Put a copy of `twin`, an operator of another program, right before `op`; it reads what `op` reads."""
+    mapping = new_mapping()
+    for source, target in zip(twin.operands_source(), op.operands_source(), strict=True):
+        if source.initialized():
+            mapping.add(source, target)
+    with inserting_before(program, op):
+        return clone_op(twin, mapping)
+
+
+def to_native(program: Program, value: Value) -> Value:
+    """`value` in the layout that every operator reads, for a result of a oneDNN operator; others as they are.
+
+    The new value takes the old one's name; that one is called NAME.onednn from now on.
+    """
+    op = value.get_defining_op()
+    if not op.name().startswith(ONEDNN):
+        return value
+    with inserting_after(program, op):
+        native = paddle._C_ops.onednn_to_paddle_layout(value, 0)
+    native.stop_gradient = value.stop_gradient
+    name = op_tag(op)
+    if name is not None:
+        first = value.is_same(op.result(0))
+        plain = name.removesuffix(_RAW)
+        set_op_tag(native.get_defining_op(), plain if first else f"{plain}@{value.index()}")
+        set_op_tag(op, plain + _RAW)
+    return native
+
+
+def convert_for_native_readers(program: Program) -> int:
+    """Let operators that do not run on oneDNN read converted values only; returns the number of conversions added.
+
+    Without it such an operator may read a oneDNN layout as if it were plain, which gives garbage, not an error.
+    """
+    added = 0
+    for op in ops(program):
+        if not op.name().startswith(ONEDNN):
+            continue
+        for value in results(op):
+            readers = [user for user in value.all_used_ops() if not user.name().startswith(ONEDNN)]
+            readers = [user for user in readers if user.name() != "pd_op.onednn_to_paddle_layout"]
+            if not readers:
+                continue
+            native = to_native(program, value)
+            added += 1
+            for operand in [o for user in readers for o in user.operands()]:
+                if operand.source().initialized() and operand.source().is_same(value):
+                    operand.set_source(native)
+    return added

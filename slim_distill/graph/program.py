@@ -76,6 +76,10 @@ class NamedProgram:
         """{name: value} of all parameters, running statistics and optimizer state included."""
         return _pir.parameters(self.main)
 
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """{name: shape} of all parameters: plain data, which may outlive the program."""
+        return {name: shape_of(value) for name, value in self.parameters().items()}
+
     def trainable(self) -> dict[str, _pir.Value]:
         """{name: value} of the parameters that an optimizer may move."""
         return {name: v for name, v in self.parameters().items() if v.trainable and not v.stop_gradient}

@@ -1,8 +1,22 @@
 """Rewrites of programs, one per file."""
 
+from slim_distill.graph.passes.fold_batch_norm import FoldBatchNorm
 from slim_distill.graph.passes.freeze import Freeze
+from slim_distill.graph.passes.fuse_inference import FuseInference
 from slim_distill.graph.passes.infra import Pass, PassResult, run_passes
 from slim_distill.graph.passes.merge import merge, merge_into
+from slim_distill.graph.passes.place_kernels import PlaceKernels
 from slim_distill.graph.passes.slice import Slice
 
-__all__ = ["Freeze", "Pass", "PassResult", "Slice", "merge", "merge_into", "run_passes"]
+__all__ = [
+    "FoldBatchNorm",
+    "Freeze",
+    "FuseInference",
+    "Pass",
+    "PassResult",
+    "PlaceKernels",
+    "Slice",
+    "merge",
+    "merge_into",
+    "run_passes",
+]

@@ -41,8 +41,9 @@ class Slice:
         dead_ids = {v.id for op in _pir.ops(program.main) if op.id() not in needed for v in _pir.results(op)}
         # Ids are addresses and go stale with the operator: collect the names first.
         gone = [name for name, value in program.variables.items() if value.id in dead_ids]
+        unread = set(_pir.parameters(program.main))
         removed = _pir.erase(program.main, lambda op: op.id() not in needed)
-        _erase_startup(program)
+        _pir.erase_startup(program.startup, unread - set(_pir.parameters(program.main)))
         program = program.without(gone)
         notes = (f"{removed} of {before} operators cut",) if removed else ()
         return PassResult(program, bool(removed), notes)
@@ -53,15 +54,3 @@ class Slice:
         for op in _pir.ops(program.main):
             if op.id() not in needed:
                 raise GraphError(f"operator {op.name()} is still there although nothing that is kept needs it")
-
-
-def _erase_startup(program: NamedProgram) -> None:
-    """Drop the first values of parameters that are gone."""
-    alive = set(_pir.parameters(program.main))
-
-    def unused(op: _pir.Operation) -> bool:
-        if op.name() == "builtin.set_parameter":
-            return op.str_attr("parameter_name") not in alive
-        return bool(_pir.results(op))
-
-    _pir.erase(program.startup, unused)

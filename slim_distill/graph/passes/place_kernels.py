@@ -1,0 +1,80 @@
+"""Put the operators of a training program on the faster kernel for each. CPU only."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from slim_distill.graph import _pir
+from slim_distill.graph.passes._placement import place
+from slim_distill.graph.passes._replace import retire
+from slim_distill.graph.passes.infra import PassResult
+from slim_distill.graph.program import NamedProgram
+
+__all__ = ["PlaceKernels"]
+
+_GRAD = "_grad"
+_DEPTHWISE = "pd_op.depthwise_conv2d"
+_CONVOLUTION = "pd_op.conv2d"
+
+
+@dataclass(frozen=True)
+class PlaceKernels:
+    """Put convolutions and their gradients on oneDNN, operator by operator.
+
+    1. Depthwise convolutions, where Paddle's own kernel is a plain loop.
+    2. Convolutions with a kernel larger than 1x1, where Paddle's own kernel copies every patch before its matrix
+       product. A 1x1 convolution is one matrix product already and stays: there oneDNN's changes of layout cost more
+       than it wins.
+
+    An operator and its gradient are placed alike. Results are converted back to the plain layout, so that every name
+    can be fetched and read by any operator.
+
+    On any other device than a CPU nothing changes, and a note says so; likewise for operators that oneDNN does not
+    have in the program's number type.
+
+    Keeps: every name; every number up to rounding.
+    Raises: GraphError when Paddle's placement does not map the program one to one.
+
+    Attributes:
+        device: where the program will run: "cpu", or anything else to leave it alone.
+        pointwise: place 1x1 convolutions too.
+    """
+
+    device: str = "cpu"
+    pointwise: bool = False
+    name: str = "place_kernels"
+
+    def requires(self, program: NamedProgram) -> None:
+        """Nothing is needed."""
+
+    def apply(self, program: NamedProgram) -> PassResult:
+        """Replace operators by their oneDNN twins."""
+        if self.device != "cpu":
+            return PassResult(program, False, (f"left alone: only CPUs run these kernels, not {self.device}",))
+        wanted = [op for op in _pir.ops(program.main) if self._wants(op)]
+        if not wanted:
+            return PassResult(program, False)
+        result = place(program.main, wanted, training=True)
+        if not result.placed:
+            return PassResult(program, False, result.notes)
+        count = Counter(name.removeprefix("pd_op.") for name in result.placed)
+        shown = ", ".join(f"{n} {name}" for name, n in sorted(count.items()))
+        program = retire(program, result.dead, result.moved)
+        return PassResult(program, True, (f"on oneDNN: {shown}", *result.notes))
+
+    def ensures(self, program: NamedProgram) -> None:
+        """No name stands for a value in a layout that only oneDNN reads."""
+
+    def _wants(self, op: _pir.Operation) -> bool:
+        kind = op.name().removesuffix(_GRAD)
+        if kind == _DEPTHWISE:
+            return _is_float32(op)
+        return kind == _CONVOLUTION and _is_float32(op) and (self.pointwise or _kernel_size(op) > 1)
+
+
+def _is_float32(op: _pir.Operation) -> bool:
+    return all(str(value.dtype).endswith("float32") for value in _pir.operands(op) if value.is_dense_tensor_type())
+
+
+def _kernel_size(op: _pir.Operation) -> int:
+    height, width = op.operand_source(1).shape[2:4]
+    return int(height * width)
