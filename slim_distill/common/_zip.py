@@ -60,7 +60,8 @@ def _damage() -> Iterator[None]:
     """Give what zipfile raises for damaged archives one name."""
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, RuntimeError) as cause:
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, RuntimeError, OSError) as cause:
+        # OSError: an entry that says it starts before the file does.
         raise ArchiveError(f"a damaged .zip: {cause}") from cause
 
 

@@ -279,7 +279,12 @@ def test_a_pdparams_goes_before_a_folder_of_the_same_name(tmp_path):
 
 @pytest.mark.parametrize("target", ["out.pdparams", "out.safetensors", "out"])
 def test_what_is_written_reads_to_the_same_arrays(tmp_path, target):
-    arrays = {**ARRAYS, "transposed": W.T, "zero_d": np.array(1.0), "empty": np.zeros((0, 2), np.int32), "flag": W > 0}
+    arrays = {
+        **{f"scope/{name}": array for name, array in ARRAYS.items()},
+        "scope/transposed": W.T,
+        "scope/0d": np.array(1.0),
+    }
+    arrays |= {"scope/empty": np.zeros((0, 2), np.int32), "scope/flag": W > 0}
     write_weights(tmp_path / target, {"old": B})
     write_weights(tmp_path / target, arrays)
     assert_same(read_weights(tmp_path / target), arrays)
@@ -338,6 +343,7 @@ np.savez(folder + "/linear.npz", weight=layer.weight.numpy(), bias=layer.bias.nu
         ("a.safetensors", {"w": np.array(["x"])}, r"safetensors cannot hold this"),
         ("a", {"w": np.zeros(2, np.uint16)}, r"w: a tensor record cannot hold uint16"),
         ("a", {"../w": W}, r"variable '\.\./w' cannot be a file: the name has '\.\.'"),
+        ("a", {".w": W}, r"variable '\.w' would be a hidden file"),
         ("a", {"w": W, "w/b": B}, r"cannot write folder .*a: (Not a directory|File exists)"),
         ("a.safetensors", {"": W}, r"'' is not a variable name"),
     ],

@@ -428,6 +428,10 @@ ZIPS = {
     "encrypted": (patched(zip_file([("net/w", GOOD)]), b"\x14\0\0\0\x08\0", b"\x14\0\x01\0\x08\0"), "is encrypted"),
     "method_unknown": (patched(zip_file([("net/w", GOOD)]), b"\0\0\x08\0", b"\0\0\x0c\0"), "compressed by method 12"),
     "damaged": (patched(zip_file([("net/w", GOOD)], 0), b"\x08\x05\x10\x02", b"\x08\x05\x10\x03"), "Bad CRC-32"),
+    "offset_before_the_start": (
+        zip_file([("net/w", GOOD)])[:-6] + struct.pack("<IH", 1 << 20, 0),
+        "a damaged .zip",
+    ),
     "cut": (zip_file([("net/w", GOOD)])[:-30], "truncated: the directory at the end of the .zip is missing"),
     "directory_absurd": (
         zip_file([("net/w", GOOD)])[:-10] + struct.pack("<IIH", 0xFFFFFFFF, 0, 0),

@@ -25,8 +25,9 @@ logger = logging.getLogger("slim_distill.weights")
 SUFFIXES = (".pdparams", ".pdiparams", ".safetensors")
 CHECKPOINT = "model.safetensors"
 PROGRAM, COMBINED = "__model__", "__params__"
+# What macOS adds to archives.
+NOT_OURS = "__MACOSX"
 MAX_FILES = 20_000
-MAX_WRAPPERS = 3
 
 
 def read_weights(
@@ -76,7 +77,7 @@ def _read_path(path: Path, cache_dir: str | Path | None, names: Sequence[str] | 
     if not path.exists():
         raise WeightsError(f"{path}: no such file or folder{_neighbours(path)}")
     if detect(path) in ("zip", "gzip", "tar"):
-        return _read_folder(unpack(path, cache_dir), names)
+        return _read_folder(_top_folder(unpack(path, cache_dir)), names)
     return _read_file(path, names)
 
 
@@ -110,13 +111,14 @@ def _read_records(path: Path, names: Sequence[str] | None) -> dict[str, np.ndarr
         raise WeightsError(f"{cause} (names from {origin})") from cause
 
 
+def _top_folder(unpacked: Path) -> Path:
+    """Return the one folder at the top of an archive, or, if there are files beside it, the whole."""
+    entries = [entry for entry in _listed(unpacked) if entry.name != NOT_OURS]
+    return entries[0] if len(entries) == 1 and entries[0].is_dir() else unpacked
+
+
 def _read_folder(folder: Path, names: Sequence[str] | None) -> dict[str, np.ndarray]:
-    """Read what a folder holds; one that holds nothing but another folder stands for that one."""
-    for _ in range(MAX_WRAPPERS):
-        entries = [entry for entry in _listed(folder) if entry.name != "__MACOSX"]
-        if len(entries) != 1 or not entries[0].is_dir():
-            break
-        folder = entries[0]
+    """Read what a folder holds."""
     if (folder / CHECKPOINT).is_file():
         return _read_file(folder / CHECKPOINT, names)
     if (folder / PROGRAM).is_file():
@@ -155,7 +157,7 @@ def _variable_names(folder: Path) -> list[str]:
     """Return every file below the folder, by its path relative to it; hidden files are no variables."""
     found: list[str] = []
     for root, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
+        folders[:] = [name for name in folders if not name.startswith(".") and name != NOT_OURS]
         visible = [name for name in files if not name.startswith(".")]
         found += [Path(root, name).relative_to(folder).as_posix() for name in visible]
         if len(found) > MAX_FILES:

@@ -69,9 +69,12 @@ def _write_folder(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     with atomic_folder(path, error=WeightsError) as folder:
         for name, array in arrays.items():
             try:
-                target = folder.joinpath(*safe_parts(name))
+                parts = safe_parts(name)
             except ValueError as cause:
                 raise WeightsError(f"{path}: variable {name!r:.80} cannot be a file: the name {cause}") from cause
+            if any(part.startswith(".") for part in parts):
+                raise WeightsError(f"{path}: variable {name!r:.80} would be a hidden file, which readers leave out")
+            target = folder.joinpath(*parts)
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("xb") as handle:
                 write_record(handle, array, name)
