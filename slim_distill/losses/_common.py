@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 # A loss runs on eager tensors and on values of a program alike.
-Tensor: TypeAlias = paddle.Tensor | paddle.pir.Value
+Tensor: TypeAlias = paddle.Tensor | paddle.static.Variable
 # A keyword argument of this type is looked up among the teacher's variables: written without the teacher's prefix.
 TeacherTensor: TypeAlias = Annotated[Tensor, "teacher"]
 

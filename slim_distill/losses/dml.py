@@ -15,6 +15,7 @@ def dml(student: Tensor, teacher: tuple[Tensor, ...], *, temperature: float = 1.
     Args:
         temperature: T, 1 in the paper.
     Reduction: sum over classes, mean over everything else and over the peers.
+    Minimum: 0 where all agree; with several peers that disagree, above 0.
     Gradient: to the student only. A peer learns from a term of its own in which it is the student.
     Source: Zhang et al. 2018, https://arxiv.org/abs/1706.00384.
     Differences: PaddleSlim and PaddleOCR let the gradient flow into both sides of a pair; the paper does not.

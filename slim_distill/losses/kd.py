@@ -21,6 +21,7 @@ def kd(
         labels: class numbers, needed when alpha is below 1.
     Reduction: sum over classes, mean over everything else ("batchmean" of [N, C]).
     Gradient: to the student only.
+    Minimum: 0 at student = teacher for alpha 1.
     Source: Hinton et al. 2015, https://arxiv.org/abs/1503.02531.
     Differences: ModelOpt and mmdet average over classes too, C times smaller; torchdistill's alpha weighs the labels.
     """

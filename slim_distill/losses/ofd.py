@@ -29,11 +29,10 @@ def ofd(
     Attaches: maps before the ReLU, after the batch norm; usually with an adapter (conv1x1_bn).
     Shapes: maps [N, C, H, W] both; margin, scale and offset [C].
     Args:
-        margin: m for each channel, at most 0.
+        margin: m for each channel, at most 0. Without margin, scale and offset m is the mean of the channel's negative
+            values in the batch: for teachers whose batch norm was folded away.
         scale: g, the batch norm's scale; with `offset` it gives m in closed form.
         offset: b, the batch norm's offset.
-    Without any of them m is the mean of the channel's negative values in the batch: for teachers whose batch norm was
-    folded away.
     Reduction: sum over channels and positions, mean over the batch: grows with channels and image size.
     Gradient: to the student only.
     Source: Heo et al. 2019, https://arxiv.org/abs/1904.01866 (weight 1e-3).

@@ -12,7 +12,7 @@ from slim_distill.common.names import nearest
 from slim_distill.losses._common import Tensor
 from slim_distill.losses.layers import Layers
 
-__all__ = ["Argument", "LossSignature", "check_arguments", "format_signature", "read_signature"]
+__all__ = ["Argument", "LossSignature", "check_arguments", "format_signature", "read_signature", "type_text"]
 
 _TENSOR_TYPES = set(get_args(Tensor))
 _UNIONS = (Union, UnionType)

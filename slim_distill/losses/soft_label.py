@@ -15,6 +15,9 @@ def soft_label(
     Formula: L = -mean_n sum_c softmax(t / T_t)_c log softmax(s / T_s)_c
     Attaches: class logits, classes along the last axis.
     Shapes: [N, ..., C] both, raw logits.
+    Args:
+        student_temperature: T_s.
+        teacher_temperature: T_t; above T_s the student is asked to be softer than it would be.
     Reduction: sum over classes, mean over everything else. No T^2: the gradient shrinks as 1 / T_s.
     Gradient: to the student only.
     Minimum: the teacher's entropy, not 0, reached where both distributions agree.

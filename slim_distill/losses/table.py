@@ -51,7 +51,7 @@ from slim_distill.losses.vid import vid
 from slim_distill.losses.wsld import wsld
 from slim_distill.losses.yolo_objectness import yolo_objectness
 
-__all__ = ["LOSSES"]
+__all__ = ["GROUPS", "LOSSES"]
 
 LOSSES: Mapping[str, Callable[..., Any]] = {
     "ab": ab,
@@ -101,4 +101,51 @@ LOSSES: Mapping[str, Callable[..., Any]] = {
     "vid": vid,
     "wsld": wsld,
     "yolo_objectness": yolo_objectness,
+}
+
+# What a loss is made for; the order is that of the documentation.
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "logits": (
+        "kd",
+        "soft_label",
+        "dkd",
+        "skd",
+        "dist",
+        "wsld",
+        "logit_std",
+        "dml",
+        "js",
+        "symmetric_kl",
+        "kd_bernoulli",
+        "function_matching",
+        "hard",
+        "tf_kd",
+    ),
+    "features": (
+        "l1",
+        "l2",
+        "smooth_l1",
+        "cosine",
+        "fsp",
+        "at",
+        "ab",
+        "ft",
+        "ofd",
+        "rkd",
+        "sp",
+        "cc",
+        "pkt",
+        "nst",
+        "vid",
+        "crd",
+        "cwd",
+        "mgd",
+        "pkd",
+        "fgd",
+        "fbkd",
+        "reviewkd",
+        "ickd",
+    ),
+    "detection": ("yolo_objectness", "ld", "dfl", "qfl", "giou", "pseudo_label"),
+    "text": ("ctc_dml", "ctc_mean_kl", "ctc_dkd", "db_map"),
 }

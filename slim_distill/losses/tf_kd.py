@@ -32,6 +32,7 @@ def tf_kd(
         convention: "paper" sums over classes; "reference" also divides by C, as the authors' code does (`KLDivLoss()`).
     Reduction: sum over classes (or mean, see convention), mean over everything else.
     Gradient: to the student.
+    Minimum: 0, where the student's distribution is the made-up teacher's.
     Source: Yuan et al. 2020, https://arxiv.org/abs/1909.11723.
     Differences: the cross entropy with the labels, weight 1 - alpha in the paper, is the task's own loss.
     """
