@@ -52,31 +52,45 @@ def load_coco(
     wanted = read_labels(labels, classes, root)
     categories, category_ids = _categories(path, content, wanted)
     names = wanted or tuple(categories.values())
-    numbers = {name: i for i, name in enumerate(names)}
-    by_image: dict[Any, list[Mapping[str, Any]]] = {}
-    for annotation in content.get("annotations", ()):
-        by_image.setdefault(annotation.get("image_id"), []).append(annotation)
-    records: list[Record] = []
-    skipped: dict[str, str] = {}
-    dropped = clipped = 0
+    found = _Found(path, content, categories, names)
     for item in content["images"]:
-        if 0 <= sample_num <= len(records):
+        if 0 <= sample_num <= len(found.records):
             break
-        file = root / images / str(item["file_name"])
+        found.add(item, root / images / str(item["file_name"]))
+    counts = found.skipped, found.dropped, found.clipped
+    return make_dataset(Dataset(names, found.records, category_ids, path, *counts, max_bad_share))
+
+
+class _Found:
+    """Records made so far, and what was left out."""
+
+    def __init__(
+        self, path: Path, content: Mapping[str, Any], categories: Mapping[Any, str], names: Sequence[str]
+    ) -> None:
+        self._path = path
+        self._categories = categories
+        self._numbers = {name: i for i, name in enumerate(names)}
+        self._by_image: dict[Any, list[Mapping[str, Any]]] = {}
+        for annotation in content.get("annotations", ()):
+            self._by_image.setdefault(annotation["image_id"], []).append(annotation)
+        self.records: list[Record] = []
+        self.skipped: dict[str, str] = {}
+        self.dropped = self.clipped = 0
+
+    def add(self, item: Mapping[str, Any], file: Path) -> None:
         if not file.is_file():
-            skipped[str(file)] = "no such image"
-            continue
+            self.skipped[str(file)] = "no such image"
+            return
         kept = []
-        for annotation in by_image.get(item["id"], ()):
-            number = _number(path, annotation, categories, numbers)
+        for annotation in self._by_image.get(item["id"], ()):
+            number = _number(self._path, annotation, self._categories, self._numbers)
             box, whole = _corners(annotation, item["width"], item["height"])
             if box is None:
-                dropped += 1
+                self.dropped += 1
                 continue
-            clipped += not whole
+            self.clipped += not whole
             kept.append((*box, number, int(annotation.get("iscrowd", 0) or 0), 0))
-        records.append(make_record(item["id"], file, int(item["height"]), int(item["width"]), kept))
-    return make_dataset(Dataset(names, records, category_ids, path, skipped, dropped, clipped, max_bad_share))
+        self.records.append(make_record(item["id"], file, int(item["height"]), int(item["width"]), kept))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -97,6 +111,11 @@ def _read_json(path: Path) -> dict[str, Any]:
             lacking = [f for f in fields if not isinstance(row, dict) or f not in row]
             if lacking:
                 raise DataError(f"{path}: {key}[{i}] has no {', '.join(lacking)}; COCO files say {', '.join(fields)}")
+    for i, row in enumerate(content["images"]):
+        if not all(isinstance(row[key], int | float) and row[key] > 0 for key in ("width", "height")):
+            raise DataError(
+                f"{path}: images[{i}] is {row['width']!r} x {row['height']!r} pixels; sizes are numbers above 0"
+            )
     return content
 
 

@@ -49,31 +49,7 @@ def load_voc(
     if not listing.is_file():
         raise missing(listing, "list file", f"a VOC data set with list, images and annotations is expected at {root}")
     names = read_labels(labels or ("" if classes else "label_list.txt"), classes, root)
-    numbers = {name: i for i, name in enumerate(names)}
-    records: list[Record] = []
-    skipped: dict[str, str] = {}
-    dropped = clipped = 0
-    for image, annotation in _listed(listing, root, images):
-        if 0 <= sample_num <= len(records):
-            break
-        if not image.is_file():
-            skipped[str(image)] = "no such image"
-            continue
-        try:
-            h, w, found = _read_annotation(annotation, image, numbers)
-        except (_BrokenAnnotationError, ImageError) as error:
-            skipped[str(image)] = str(error)
-            continue
-        kept = []
-        for x1, y1, x2, y2, *rest in found:
-            box = (max(0.0, x1), max(0.0, y1), min(w - 1.0, x2), min(h - 1.0, y2))
-            clipped += box != (x1, y1, x2, y2)
-            if box[2] > box[0] and box[3] > box[1]:
-                kept.append((*box, *rest))
-        dropped += len(found) - len(kept)
-        records.append(make_record(len(records), image, h, w, kept))
-    category_ids = tuple(range(1, len(names) + 1))
-    return make_dataset(Dataset(names, records, category_ids, listing, skipped, dropped, clipped, max_bad_share))
+    return make_dataset(_collect(listing, _listed(listing, root, images), names, sample_num, max_bad_share))
 
 
 def parse_xml(data: bytes) -> Element:
@@ -113,6 +89,36 @@ def _listed(listing: Path, root: Path, images: str) -> Iterator[tuple[Path, Path
         else:  # a bare id; the lists of VOC's ImageSets put 1, 0 or -1 after it
             folder = root / (images or "JPEGImages")
             yield find_image(folder / words[0]), folder.parent / "Annotations" / f"{words[0]}.xml"
+
+
+def _collect(
+    listing: Path, pairs: Iterator[tuple[Path, Path]], names: tuple[str, ...], sample_num: int, max_bad_share: float
+) -> Dataset:
+    numbers = {name: i for i, name in enumerate(names)}
+    records: list[Record] = []
+    skipped: dict[str, str] = {}
+    dropped = clipped = 0
+    for image, annotation in pairs:
+        if 0 <= sample_num <= len(records):
+            break
+        if not image.is_file():
+            skipped[str(image)] = "no such image"
+            continue
+        try:
+            h, w, found = _read_annotation(annotation, image, numbers)
+        except (_BrokenAnnotationError, ImageError) as error:
+            skipped[str(image)] = str(error)
+            continue
+        kept = []
+        for x1, y1, x2, y2, *rest in found:
+            box = (max(0.0, x1), max(0.0, y1), min(w - 1.0, x2), min(h - 1.0, y2))
+            clipped += box != (x1, y1, x2, y2)
+            if box[2] > box[0] and box[3] > box[1]:
+                kept.append((*box, *rest))
+        dropped += len(found) - len(kept)
+        records.append(make_record(len(records), image, h, w, kept))
+    category_ids = tuple(range(1, len(names) + 1))
+    return Dataset(names, records, category_ids, listing, skipped, dropped, clipped, max_bad_share)
 
 
 def _read_annotation(path: Path, image: Path, numbers: dict[str, int]) -> tuple[int, int, list[tuple[float, ...]]]:
