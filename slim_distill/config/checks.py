@@ -84,7 +84,7 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
     },
     schema.ReaderConfig: {"batch_size": _at_least(1), "workers": _at_least(0), "mixup_epochs": _at_least(-1)},
     schema.OptimizerConfig: {
-        "type": _one_of("momentum"),
+        "type": _one_of("momentum", "sgd", "adamw"),
         "momentum": Rule(lambda value: 0 <= value < 1, "at least 0 and below 1"),
         "weight_decay": _at_least(0),
         "ema": Rule(lambda value: 0 <= value < 1, "at least 0 and below 1"),

@@ -170,7 +170,7 @@ class ReaderConfig:
     drop_last: bool = False
     workers: int = 2
     mixup_epochs: int = -1  # mix images up during the first so many epochs; -1 for never
-    drop_empty: bool = False  # leave out images without any box, before and after the transforms
+    drop_empty: bool = False  # leave out images without any box in their annotation
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """From the configuration to data sets and loaders."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
-from slim_distill.common.errors import ConfigError
+from slim_distill.common.errors import ConfigError, DataError
 from slim_distill.common.names import pick
 from slim_distill.config.schema import DatasetConfig, ReaderConfig, TransformConfig
 from slim_distill.data.coco import load_coco
@@ -54,6 +55,8 @@ def build_loader(
     transforms = make_transforms(_pairs(reader.transforms), f"{path}.transforms")
     batch_transforms = make_batch_transforms(_pairs(reader.batch_transforms), f"{path}.batch_transforms")
     dataset = build_dataset(reader.dataset, path=f"{path}.dataset")
+    if reader.drop_empty:
+        dataset = _without_empty(dataset)
     for i, step in enumerate(batch_transforms):
         if isinstance(step, Gt2YoloTarget) and step.num_classes != len(dataset.classes):
             raise ConfigError(
@@ -72,6 +75,13 @@ def build_loader(
         workers=reader.workers if workers is None else workers,
         mixup_epochs=reader.mixup_epochs,
     )
+
+
+def _without_empty(dataset: Dataset) -> Dataset:
+    kept = [record for record in dataset.records if len(record["gt_bbox"])]
+    if not kept:
+        raise DataError(f"{dataset.source}: none of its {len(dataset.records)} images has a box (drop_empty is on)")
+    return replace(dataset, records=kept)
 
 
 def _pairs(steps: tuple[TransformConfig, ...]) -> list[tuple[str, dict[str, object]]]:

@@ -37,7 +37,7 @@ def infer(cfg: RunConfig, output_dir: str, draw_threshold: float) -> list[Path]:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"--output_dir: {out} cannot be made ({error.strerror})") from error
-    loader = build_loader(cfg.data.test, seed=cfg.seed, train=False)
+    loader = build_loader(cfg.data.test, seed=cfg.seed, train=False, path="data.test")
     classes = build.class_names(cfg)
     detector = build.build_detector(cfg, build.load_model(cfg))
     try:

@@ -77,7 +77,8 @@ def _rows(which: str, program: NamedProgram) -> list[Variable]:
     for name, value in program.variables.items():
         op = value.get_defining_op().name()
         shape = shape_of(value)
-        dtype = str(value.dtype).rsplit(".", maxsplit=1)[-1].lower()
+        dense = value.is_dense_tensor_type()
+        dtype = str(value.dtype).rsplit(".", maxsplit=1)[-1].lower() if dense else "list"
         role = _role(name, value, op, shape)
         rows.append(Variable(which, name, tuple(aliases.get(name, ())), shape, dtype, op, role))
     return rows

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,14 +65,12 @@ def train(cfg: RunConfig, teachers: Mapping[str, build.Teacher] | None = None, *
     start_static_mode()
     teachers = dict(teachers or {})
     folder = build.run_folder(cfg)
-    if not resume:
-        _set_aside(folder)
     _make_folder(folder)
     session = Session(cfg.device)
     checkpoint = _checkpoint(resume, folder)
     done = checkpoint.step if checkpoint else 0
 
-    loader = build_loader(cfg.data.train, seed=cfg.seed, train=True)
+    loader = build_loader(cfg.data.train, seed=cfg.seed, train=True, path="data.train")
     eval_loader = build.build_eval_loader(cfg)
     try:
         build.check_classes(cfg, loader, "data.train")
@@ -86,6 +85,8 @@ def train(cfg: RunConfig, teachers: Mapping[str, build.Teacher] | None = None, *
         session.start(training.program, cfg.seed)
         _load(session, training, student, cfg, checkpoint)
 
+        if checkpoint is None:
+            _set_aside(folder)
         job = _Job(cfg, session, training, folder, eval_loader)
         batches = loader.batches(start=done)
         hooks = job.hooks()
@@ -107,6 +108,7 @@ def _set_aside(folder: Path) -> None:
     while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
         number += 1
     folder.rename(aside)
+    folder.mkdir()
     log.info("an earlier run's files moved from %s to %s; use -r auto to go on with a run", folder, aside)
 
 
@@ -163,7 +165,9 @@ def _load(
         session.write(saved)
         return
     if cfg.train.pretrain_weights:
-        session.write(build.load_weights(cfg.train.pretrain_weights, student, strict=False))
+        excluded = [re.compile(expression) for expression in cfg.train.pretrain_exclude]
+        arrays = build.load_weights(cfg.train.pretrain_weights, student, strict=False)
+        session.write({n: a for n, a in arrays.items() if not any(e.match(n) for e in excluded)})
     if cfg.optimizer.ema:
         averaged = [name for name in training.state if name.startswith(EMA_PREFIX)]
         first = session.read(name.removeprefix(EMA_PREFIX) for name in averaged)

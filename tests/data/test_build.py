@@ -5,6 +5,7 @@ import pytest
 from slim_distill.common.errors import ConfigError, DataError
 from slim_distill.config.schema import DatasetConfig, ReaderConfig, TransformConfig
 from slim_distill.data import build_dataset, build_loader
+from tests.data.conftest import xml
 
 
 def reader(root, *, transforms=(), batch_transforms=(), **options):
@@ -33,6 +34,18 @@ def test_errors_name_the_place_in_the_configuration(voc):
     target = TransformConfig("Gt2YoloTarget", {"anchors": [[1, 2]], "anchor_masks": [[0]], "downsample_ratios": [8]})
     with pytest.raises(ConfigError, match=r"batch_transforms\[0\]\.num_classes: is 80, but .* has 3 classes"):
         build_loader(reader(root, batch_transforms=(target,)), seed=0, train=True)
+
+
+def test_images_without_boxes_are_left_out_when_asked(voc):
+    root = voc(3)
+    (root / "Annotations" / "im1.xml").write_text(xml([]))
+    steps = (TransformConfig("DecodeImage"), TransformConfig("ResizeImage", {"target_size": 16}))
+    assert len(build_loader(reader(root, transforms=steps), seed=0, train=False).dataset) == 3
+    assert len(build_loader(reader(root, transforms=steps, drop_empty=True), seed=0, train=False).dataset) == 2
+    for i in (0, 2):
+        (root / "Annotations" / f"im{i}.xml").write_text(xml([]))
+    with pytest.raises(DataError, match="none of its 3 images has a box"):
+        build_loader(reader(root, transforms=steps, drop_empty=True), seed=0, train=False)
 
 
 def test_reads_every_format(voc, tmp_path):

@@ -11,6 +11,7 @@ from slim_distill.data.transforms import (
     BboxXYXY2XYWH,
     ColorDistort,
     DecodeImage,
+    ExpandImage,
     MixupImage,
     NormalizeBox,
     NormalizeImage,
@@ -115,6 +116,21 @@ def test_expand_keeps_the_image_and_fills_the_rest():
     canvas[y : y + 120, x : x + 160] = (123, 116, 103)
     assert (canvas == (123, 116, 103)).all()
     assert 120 < out["h"] <= 360
+
+
+def test_expand_of_normalised_boxes_keeps_them_on_their_object():
+    sample = make_sample()
+    scale = np.array([160, 120, 160, 120], np.float32)
+    before = sample | {"gt_bbox": sample["gt_bbox"] / scale}
+    out = ExpandImage(max_ratio=3.0, prob=1.0, mean=(1, 2, 3))(before, rng(3))
+    h, w = out["image"].shape[:2]
+    assert (h, w) == (out["h"], out["w"])
+    assert h > 120
+    for old, new in zip(sample["gt_bbox"], out["gt_bbox"] * np.array([w, h, w, h]), strict=True):
+        x1, y1, x2, y2 = (round(float(v)) for v in new)
+        a, b, c, d = (round(float(v)) for v in old)
+        assert np.array_equal(out["image"][y1:y2, x1:x2], sample["image"][b:d, a:c])
+    assert ExpandImage(max_ratio=3.0, prob=0.0)(before, rng(3)) is before
 
 
 def test_expand_does_not_wrap_float_colours_around():

@@ -9,6 +9,7 @@ from slim_distill.data.transforms.base import BatchTransform, Sample, SampleTran
 from slim_distill.data.transforms.batch import Gt2YoloTarget, PadBatch, RandomShape, yolo_targets
 from slim_distill.data.transforms.boxes import BboxXYXY2XYWH, NormalizeBox, PadBox
 from slim_distill.data.transforms.geometry import (
+    ExpandImage,
     RandomCrop,
     RandomExpand,
     RandomFlipImage,
@@ -30,6 +31,7 @@ __all__ = [
     "BboxXYXY2XYWH",
     "ColorDistort",
     "DecodeImage",
+    "ExpandImage",
     "Gt2YoloTarget",
     "MixupImage",
     "NormalizeBox",
@@ -55,6 +57,7 @@ TRANSFORMS: dict[str, type[SampleTransform] | type[BatchTransform]] = {
     "BboxXYXY2XYWH": BboxXYXY2XYWH,
     "ColorDistort": ColorDistort,
     "DecodeImage": DecodeImage,
+    "ExpandImage": ExpandImage,
     "Gt2YoloTarget": Gt2YoloTarget,
     "MixupImage": MixupImage,
     "NormalizeBox": NormalizeBox,

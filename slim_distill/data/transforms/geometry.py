@@ -8,7 +8,15 @@ import numpy as np
 from slim_distill.data.image import resize
 from slim_distill.data.transforms.base import Sample, SampleTransform
 
-__all__ = ["INTERPOLATIONS", "RandomCrop", "RandomExpand", "RandomFlipImage", "RandomInterpImage", "ResizeImage"]
+__all__ = [
+    "INTERPOLATIONS",
+    "ExpandImage",
+    "RandomCrop",
+    "RandomExpand",
+    "RandomFlipImage",
+    "RandomInterpImage",
+    "ResizeImage",
+]
 
 INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 
@@ -75,11 +83,43 @@ class RandomExpand(SampleTransform):
         if image.dtype != np.uint8:
             image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
         fill = np.broadcast_to(np.asarray(self.fill_value), (3,)).astype(np.uint8).tolist()
-        canvas = cv2.copyMakeBorder(
-            image, y, h - height - y, x, w - width - x, cv2.BORDER_CONSTANT | cv2.BORDER_ISOLATED, value=fill
-        )
+        canvas = _on_canvas(image, y, x, h, w, fill)
         box = sample["gt_bbox"] + np.array([x, y, x, y], np.float32)
         return {**sample, "image": canvas, "gt_bbox": box, "h": h, "w": w}
+
+
+@dataclass(frozen=True)
+class ExpandImage(SampleTransform):
+    """Put the image somewhere on a canvas 1 to `max_ratio` times as large; boxes are normalised (after NormalizeBox).
+
+    Args:
+        max_ratio: largest canvas size in image sizes.
+        prob: probability of expanding (unlike RandomExpand's).
+        mean: colour of the canvas, three numbers, cut to whole ones.
+    """
+
+    max_ratio: float
+    prob: float = 0.5
+    mean: tuple[float, ...] = (127.5, 127.5, 127.5)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        if self.max_ratio < 1.01 or rng.uniform() >= self.prob:
+            return sample
+        image = sample["image"]
+        height, width = image.shape[:2]
+        factor = rng.uniform(1.0, self.max_ratio)
+        h, w = int(height * factor), int(width * factor)
+        y, x = int(rng.integers(h - height + 1)), int(rng.integers(w - width + 1))
+        fill = np.asarray(self.mean).astype(np.uint8).tolist()
+        box = sample["gt_bbox"] * np.array([width, height, width, height], np.float32)
+        box = (box + np.array([x, y, x, y], np.float32)) / np.array([w, h, w, h], np.float32)
+        return {**sample, "image": _on_canvas(image, y, x, h, w, fill), "gt_bbox": box, "h": h, "w": w}
+
+
+def _on_canvas(image: np.ndarray, y: int, x: int, h: int, w: int, fill: list[int]) -> np.ndarray:
+    """`image` at (y, x) of an h x w picture of colour `fill`."""
+    bottom, right = h - image.shape[0] - y, w - image.shape[1] - x
+    return cv2.copyMakeBorder(image, y, bottom, x, right, cv2.BORDER_CONSTANT | cv2.BORDER_ISOLATED, value=fill)
 
 
 @dataclass(frozen=True)
