@@ -21,7 +21,7 @@ setup(
         "numpy>=1.26",
         "pyyaml>=6",
         "pycocotools>=2.0.7",
-        "opencv-python-headless>=4.8",
+        "opencv-python-headless>=4.11",
         "safetensors>=0.4",
         "tqdm>=4.65",
         "matplotlib>=3.8",

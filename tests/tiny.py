@@ -18,7 +18,8 @@ def write_voc(root: Path, train: int = 8, test: int = 4) -> Path:
     rng = np.random.RandomState(7)
     for split, first, count in (("train", 0, train), ("test", train, test)):
         ids = [f"im{first + i:03d}" for i in range(count)]
-        coco = {"images": [], "annotations": [], "categories": [{"id": k + 1, "name": n} for k, n in enumerate(CLASSES)]}
+        categories = [{"id": k + 1, "name": name} for k, name in enumerate(CLASSES)]
+        coco = {"images": [], "annotations": [], "categories": categories}
         for number, name in enumerate(ids):
             image, boxes = _draw(rng)
             cv2.imwrite(str(root / "JPEGImages" / f"{name}.jpg"), image)

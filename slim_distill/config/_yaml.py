@@ -1,9 +1,9 @@
 """Reading and writing YAML as plain data: nothing in a document is ever executed, and its size is bounded.
 
 Differences from `yaml.safe_load`, each on purpose: a key given twice is an error, dates stay text, `1e-4` is a number
-and `off` and `yes` are text (as in YAML 1.2; a key that wants true or false takes them all the same), sets, binary blobs and ordered maps are refused, and so are documents that hold more than
-`MAX_VALUES` values once their aliases are spelt out. `!Name` nodes are read only where a dialect has them, as `Tagged`
-records, which are data as well.
+and `off` and `yes` are text (as in YAML 1.2; a key that wants true or false takes them all the same), sets, binary
+blobs and ordered maps are refused, and so are documents that hold more than `MAX_VALUES` values once their aliases are
+spelt out. `!Name` nodes are read only where a dialect has them, as `Tagged` records, which are data as well.
 """
 
 import re
