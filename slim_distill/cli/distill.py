@@ -5,6 +5,7 @@ import argparse
 from slim_distill.cli import _options
 from slim_distill.common.errors import ConfigError
 from slim_distill.engine.build import load_teacher
+from slim_distill.engine.session import start_static_mode
 from slim_distill.engine.train import train
 
 __all__ = ["add_arguments", "run"]
@@ -24,6 +25,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("no teacher: give -t TEACHER.yml --teacher_pretrained URL_OR_PATH, or distill.teachers")
     if not cfg.distill.terms:
         raise ConfigError(f"distill.terms: {args.config} has no loss terms; see docs/recipes.md")
+    start_static_mode()
     teachers = {p: load_teacher(t, teacher_cfgs[p]) for p, t in cfg.distill.teachers.items()}
     result = train(cfg, teachers, resume=args.resume_checkpoint)
     for prefix, evaluation in result.teachers.items():

@@ -75,6 +75,7 @@ def build_training(
             given[label] = raw
             losses[label] = label
             if bound.term.weight == 0:
+                _freeze_owned(work, bound.layers.prefix)
                 continue
             weighted = raw * bound.term.weight
             distill = weighted if distill is None else distill + weighted
@@ -105,6 +106,13 @@ def build_training(
         student=tuple(student),
         state=(*(n for n in owned if n not in set(student)), *moments),
     )
+
+
+def _freeze_owned(program: NamedProgram, prefix: str) -> None:
+    """Adapters and layers of a term that is no part of the total keep their first values."""
+    for name, value in program.trainable().items():
+        if name.startswith(prefix):
+            value.stop_gradient, value.trainable = True, False
 
 
 def _minimise(total: Any, cfg: OptimizerConfig) -> list[tuple[Any, Any]]:

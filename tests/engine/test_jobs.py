@@ -54,7 +54,9 @@ def command(root: Path, *arguments: str, expect: int = 0, env: dict | None = Non
 def distil(root: Path, config: str, *extra: str, **kwargs) -> subprocess.CompletedProcess:
     """`distill` with the module's teacher."""
     weights = "out/teacher/model_final"
-    return command(root, "distill", "-c", config, "-t", "teacher.yml", "--teacher_pretrained", weights, *extra, **kwargs)
+    return command(
+        root, "distill", "-c", config, "-t", "teacher.yml", "--teacher_pretrained", weights, *extra, **kwargs
+    )
 
 
 def same_arrays(a: Path, b: Path) -> bool:

@@ -35,7 +35,7 @@ def net(hidden, *, unused=False):
             static.create_parameter([2], "float32", attr=paddle.ParamAttr(name="unused_bias"))
         h = paddle.nn.functional.dropout(paddle.tanh(paddle.matmul(feeds["x"], first)), 0.3)
         logits = paddle.matmul(h, second)
-        return {"logits": logits, "loss": paddle.mean((logits - feeds["y"]) ** 2)}
+        return {"h": h, "logits": logits, "loss": paddle.mean((logits - feeds["y"]) ** 2)}
 
     return ModelSpec({"x": FeedSpec((None, 6)), "y": FeedSpec((None, 3))}, build)
 
@@ -75,6 +75,21 @@ def test_weight_zero_equals_training_without_a_teacher_bit_for_bit():
     assert set(names) <= {*controlled.student, *controlled.state}
     a, b = session_a.read(names), session_b.read(names)
     assert all(a[name].tobytes() == b[name].tobytes() for name in names)
+
+
+def test_weight_zero_holds_for_terms_that_own_layers_and_the_layers_train_otherwise():
+    term = lambda weight: Term("l2", ("h",), ("teacher_h",), weight, {"adapter": "linear"})  # noqa: E731
+    control = distilled([term(0.0)])
+    alone, _ = steps(build_training(trace(net(4)), (), OPTIMIZER), 4)
+    session, _ = steps(control, 4)
+    names = ("first_weights", "second_weights")
+    a, b = alone.read(names), session.read(names)
+    assert all(a[name].tobytes() == b[name].tobytes() for name in names)
+    trained = distilled([term(1.0)])
+    owned = [name for name in trained.gradients if name.startswith("distill.0.")]
+    assert owned
+    assert set(owned) <= set(trained.state)
+    assert not set(owned) & set(trained.student)
 
 
 def test_a_positive_weight_changes_the_trajectory_and_is_in_the_total():
