@@ -62,9 +62,7 @@ class FuseInference:
     def apply(self, program: NamedProgram) -> PassResult:
         """Fuse, place, convert."""
         if self.device != "cpu":
-            return PassResult(
-                program, False, (f"left alone: inference kernels are used on CPU only, not {self.device}",)
-            )
+            return PassResult(program, False, (f"left alone: only CPUs run these kernels, not {self.device}",))
         if _placed(program):
             return PassResult(program, False)
         names = list(dict.fromkeys(program.canonical(name) for name in self.keep))

@@ -1,0 +1,138 @@
+"""Placing single operators of a training program: losses over steps, names, state, refusals."""
+
+import numpy as np
+import paddle
+import pytest
+from paddle import static
+from paddle.utils import unique_name
+
+from slim_distill.graph import (
+    FoldBatchNorm,
+    Freeze,
+    FuseInference,
+    PlaceKernels,
+    Slice,
+    merge,
+    name_program,
+    run_passes,
+)
+from tests.graph.nets import Runner, detector, image, op_names, relative, traced, with_random_values
+
+pytestmark = pytest.mark.usefixtures("static_mode")
+
+STEPS = 6
+SAME = 1e-4
+
+
+def merged_training(*, fast_teacher=False, **kwargs):
+    """A student and a frozen teacher of the same kind, an l2 term, and Momentum: forward, backward, update."""
+    keep = ("head", "neck")
+    teacher = with_random_values(run_passes(traced(detector, **kwargs), [Freeze(), Slice(keep)]).program, seed=1)
+    if fast_teacher:
+        teacher = run_passes(teacher, [FoldBatchNorm(keep), FuseInference(keep)]).program
+    program = merge(with_random_values(traced(detector, training=True, **kwargs), seed=2), teacher)
+    with static.program_guard(program.main, program.startup), unique_name.guard():
+        loss = sum(((program[n] - program[f"teacher_{n}"]) ** 2).mean() for n in keep)
+        _, pairs = paddle.optimizer.Momentum(0.01, 0.9, weight_decay=1e-4).minimize(loss)
+    named = name_program(program.main, program.startup)
+    tags = {f"{parameter.name}@GRAD": gradient for parameter, gradient in pairs}
+    names = {name: next(n for n, v in named.variables.items() if v.is_same(value)) for name, value in tags.items()}
+    total = next(n for n, v in named.variables.items() if v.is_same(loss))
+    return named.with_values(program.values), total, names
+
+
+def placed(program, **kwargs):
+    return run_passes(program, [PlaceKernels(**kwargs)])
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [({}, {}), ({"pointwise": True}, {}), ({}, {"size": 16, "batch": 3})],
+)
+def test_losses_and_parameters_agree_over_several_steps(options, sizes):
+    program, loss, _ = merged_training(**sizes)
+    result = placed(program, **options)
+    assert result.changed
+    stock, fast = Runner(program), Runner(result.program)
+    start = stock.read()
+    for step in range(STEPS):
+        # A dynamic axis may change at every step, as it does when images of random sizes are trained.
+        x = image(3, 16 if sizes or step % 2 else 24, seed=step)
+        (a,), (b,) = fast(x, loss), stock(x, loss)
+        assert relative(a, b) < SAME
+    after, expected = fast.read(), stock.read()
+    for name, value in expected.items():
+        if name.startswith("teacher_"):
+            np.testing.assert_array_equal(after[name], start[name])
+        else:
+            assert np.abs(after[name] - value).max() <= 1e-3 * np.abs(value - start[name]).max() + 1e-7, name
+
+
+def test_the_whole_way_agrees_with_the_program_that_was_not_compiled():
+    program, loss, _ = merged_training()
+    compiled, fast_loss, _ = merged_training(fast_teacher=True)
+    stock, fast = Runner(program), Runner(placed(compiled).program)
+    losses = [(float(fast(image(seed=i), fast_loss)[0]), float(stock(image(seed=i), loss)[0])) for i in range(STEPS)]
+    for a, b in losses:
+        assert abs(a - b) < SAME * abs(b)
+    assert losses[-1][1] < losses[0][1]
+
+
+def test_convolutions_and_their_gradients_move_together():
+    program, _, _ = merged_training()
+    result = placed(program)
+    assert result.notes == (
+        "place_kernels: on oneDNN: 6 conv2d, 3 conv2d_grad, 2 depthwise_conv2d, 1 depthwise_conv2d_grad",
+    )
+    names = op_names(result.program)
+    assert names.count("pd_op.conv2d") == 4  # the 1x1 ones of student and teacher
+    assert names.count("pd_op.conv2d_grad") == 2
+    everything = op_names(placed(program, pointwise=True).program)
+    assert not {"pd_op.conv2d", "pd_op.conv2d_grad", "pd_op.depthwise_conv2d"} & set(everything)
+
+
+def test_every_name_still_resolves_to_its_number():
+    program, loss, gradients = merged_training()
+    result = placed(program, pointwise=True).program
+    assert set(program.variables) <= set(result.variables)
+    assert result.feeds.keys() == program.feeds.keys()
+    fetch = [loss, "neck", "stem.tmp_0", "deep.tmp_0", "teacher_head", *gradients.values()]
+    for a, b in zip(Runner(result)(image(), *fetch), Runner(program)(image(), *fetch), strict=True):
+        assert a.shape == b.shape
+        assert np.abs(a - b).max() <= 1e-3 * np.abs(b).max() + 1e-6
+    renamed = name_program(result.main, result.startup)
+    for name in fetch:
+        assert renamed[name].is_same(result[name])
+
+
+def test_optimizer_state_and_start_values_are_left():
+    program, _, _ = merged_training()
+    result = placed(program).program
+    assert set(result.states()) == set(program.states())
+    assert len(result.startup.global_block().ops) == len(program.startup.global_block().ops)
+
+
+def test_a_second_run_changes_nothing_and_the_input_is_untouched():
+    program, _, _ = merged_training()
+    before = op_names(program), set(program.variables)
+    once = placed(program).program
+    assert not placed(once).changed
+    assert (op_names(program), set(program.variables)) == before
+
+
+def test_other_devices_get_a_note_and_no_change():
+    program, _, _ = merged_training()
+    result = placed(program, device="gpu")
+    assert not result.changed
+    assert result.notes == ("place_kernels: left alone: only CPUs run these kernels, not gpu",)
+
+
+def test_other_number_types_stay():
+    def build(x, *, training):
+        double = paddle.cast(x, "float64")
+        weight = static.create_parameter([4, 4, 3, 3], "float64", name="w")
+        return {"out": paddle.nn.functional.conv2d(double, weight)}
+
+    result = placed(traced(build))
+    assert not result.changed
+    assert "pd_op.conv2d" in op_names(result.program)
