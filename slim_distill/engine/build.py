@@ -27,6 +27,7 @@ __all__ = [
     "build_eval_loader",
     "build_merged",
     "build_student",
+    "build_teacher",
     "check_classes",
     "check_teacher",
     "class_names",
@@ -62,6 +63,12 @@ def build_student(cfg: RunConfig) -> NamedProgram:
     return trace(build_model(cfg.model, "train"))
 
 
+def build_teacher(cfg: RunConfig, student: RunConfig) -> NamedProgram:
+    """A teacher's training program, with the student's form of the loss so that it exposes the same variables."""
+    loss = replace(cfg.model.loss, fine_grained=student.model.loss.fine_grained)
+    return trace(build_model(replace(cfg.model, loss=loss), "train"))
+
+
 def load_weights(source: str, program: NamedProgram, *, strict: bool) -> dict[str, np.ndarray]:
     """Read a weights file or URL and keep what fits the program's parameters.
 
@@ -91,15 +98,29 @@ def load_teacher(teacher: TeacherConfig, cfg: RunConfig) -> Teacher:
 
 
 def build_merged(
-    student: NamedProgram, teachers: Mapping[str, Teacher], terms: Sequence[Term], cfg: RunConfig, *, on_cpu: bool
+    student: NamedProgram,
+    teachers: Mapping[str, Teacher],
+    terms: Sequence[Term],
+    cfg: RunConfig,
+    *,
+    on_cpu: bool,
+    keep: Sequence[str] = (),
 ) -> NamedProgram:
-    """Student and teachers in one program; of a frozen teacher only what the terms need, compiled for inference."""
+    """Student and teachers in one program; of a frozen teacher only what the terms need, compiled for inference.
+
+    Args:
+        student: the student's training program.
+        teachers: prefix -> teacher.
+        terms: the recipe.
+        cfg: the student's run.
+        on_cpu: whether the program will run on a CPU.
+        keep: further variables of every teacher, without prefix: "loss" is its own detection loss.
+    """
     merged = student
     for prefix, teacher in teachers.items():
-        # The teacher takes the student's form of the loss, so that it exposes the same variables.
-        loss = replace(teacher.cfg.model.loss, fine_grained=cfg.model.loss.fine_grained)
-        guest = trace(build_model(replace(teacher.cfg.model, loss=loss), "train")).with_values(teacher.values)
-        needed = tuple(dict.fromkeys(n.removeprefix(prefix) for t in terms for n in t.teacher if n.startswith(prefix)))
+        guest = build_teacher(teacher.cfg, cfg).with_values(teacher.values)
+        wanted = (n.removeprefix(prefix) for t in terms for n in t.teacher if n.startswith(prefix))
+        needed = tuple(dict.fromkeys((*wanted, *keep)))
         if teacher.frozen:
             guest = _compiled(guest, needed, cfg.compile.teacher == "auto" and on_cpu)
         merged = merge(merged, guest, prefix)
@@ -109,7 +130,7 @@ def build_merged(
 def _compiled(program: NamedProgram, keep: Sequence[str], fuse: bool) -> NamedProgram:
     passes = [Freeze(), Slice(tuple(keep))]
     if fuse:
-        passes += [FoldBatchNorm(), FuseInference(tuple(keep))]
+        passes += [FoldBatchNorm(tuple(keep)), FuseInference(tuple(keep))]
     result = run_passes(program, passes)
     for note in result.notes:
         log.debug("%s", note)
@@ -127,7 +148,7 @@ def build_detector(cfg: RunConfig, values: Mapping[str, np.ndarray]) -> Detector
 
 def build_eval_loader(cfg: RunConfig) -> Loader:
     """The evaluation data of a run, checked against its class count."""
-    loader = build_loader(cfg.data.eval, seed=cfg.seed, train=False)
+    loader = build_loader(cfg.data.eval, seed=cfg.seed, train=False, path="data.eval")
     check_classes(cfg, loader, "data.eval")
     return loader
 
