@@ -1,7 +1,9 @@
 """The command line: `slim-distill COMMAND`, the same commands as the scripts in tools/."""
 
 import argparse
+import contextlib
 import importlib
+import io
 import logging
 import os
 import sys
@@ -23,6 +25,8 @@ COMMANDS = {
     "infer": "detect objects in images and draw them",
     "list-vars": "list the variables of a student and a teacher side by side",
     "export": "write the student alone for Paddle Inference",
+    "convert-weights": "turn a file of weights into another format",
+    "losses": "list the losses, or show one",
     "demo": "the whole way on drawn handwriting, in about ten minutes",
 }
 """Name of every command and what it does; command `x-y` lives in slim_distill/cli/x_y.py."""
@@ -39,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Only the command that is asked for is imported: most of them import Paddle.
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         if arguments[:1] == [name]:
-            _quiet_paddle()
             threads = configure_threads()
+            _load_paddle()
             module = _module(name)
             sub.add_argument("--debug", action="store_true", help="show debug logs, and tracebacks of errors")
             module.add_arguments(sub)
@@ -64,8 +68,8 @@ def _module(name: str) -> ModuleType:
     return importlib.import_module(f"slim_distill.cli.{name.replace('-', '_')}")
 
 
-def _quiet_paddle() -> None:
-    """Keep Paddle's start-up noise from users; must come before Paddle is imported."""
+def _load_paddle() -> None:
+    """Load Paddle without its start-up noise: a missing compiler cache, and doubts about the threads just chosen."""
     os.environ.setdefault("GLOG_minloglevel", "2")
     for message in (
         "No ccache found",
@@ -74,6 +78,13 @@ def _quiet_paddle() -> None:
         "When training, we now always track",
     ):
         warnings.filterwarnings("ignore", message=message)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            importlib.import_module("paddle")
+    except BaseException:
+        sys.stderr.write(said.getvalue())
+        raise
 
 
 def _start_logging(debug: bool) -> None:

@@ -1,8 +1,9 @@
 """Lists of what can be named in a student and a teacher, and which of them fit together."""
 
+import difflib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from slim_distill.common.errors import ConfigError
@@ -141,15 +142,47 @@ def _matches(row: Variable, expression: "re.Pattern[str]", sizes: tuple[int | No
 
 
 def render(rows: Sequence[Variable], style: str) -> str:
-    """The rows as a text table (both programs side by side in one list), as tsv, or as JSON."""
+    """The rows as a text table (two programs side by side), as tsv, or as JSON."""
     if style == "json":
         return json.dumps([asdict(row) for row in rows], indent=1)
-    headers = ["program", "name", "shape", "dtype", "role", "operator", "pair", "aliases"]
-    table = [
-        [
-            row.program, row.name, "x".join(map(str, row.shape)) or "scalar", row.dtype, row.role,
-            row.op.removeprefix("pd_op."), f"#{row.pair}" if row.pair else "", " ".join(row.aliases),
-        ]
-        for row in rows
-    ]  # fmt: skip
-    return tsv(headers, table) if style == "tsv" else text_table(headers, table)
+    if style == "tsv":
+        headers = ["program", "name", "shape", "dtype", "role", "operator", "pair", "aliases"]
+        return tsv(headers, [[r.program, r.name, _shape(r), r.dtype, r.role, r.op, r.pair, *_aliases(r)] for r in rows])
+    sides = [[row for row in rows if row.program == which] for which in ("student", "teacher")]
+    if not sides[1]:
+        headers = ["name", "shape", "dtype", "role", "operator", "aliases"]
+        return text_table(headers, [[*_cells(row), *_aliases(row)] for row in sides[0]])
+    headers = ["student", "shape", "dtype", "role", "operator", "pair", "teacher", "shape", "dtype", "role", "operator"]
+    table = [[*_cells(left), _mark(left, right), *_cells(right)] for left, right in _aligned(*sides)]
+    return text_table(headers, table)
+
+
+def _cells(row: Variable | None) -> list[str]:
+    if row is None:
+        return [""] * 5
+    name = f"{row.name} ({row.aliases[-1]})" if row.aliases else row.name
+    return [name, _shape(row), row.dtype, row.role, row.op.removeprefix("pd_op.")]
+
+
+def _shape(row: Variable) -> str:
+    return "x".join(map(str, row.shape)) or "scalar"
+
+
+def _aliases(row: Variable) -> list[str]:
+    return [" ".join(row.aliases)]
+
+
+def _mark(*sides: Variable | None) -> str:
+    pairs = [row.pair for row in sides if row is not None and row.pair]
+    return f"#{pairs[0]}" if pairs else ""
+
+
+def _aligned(left: Sequence[Variable], right: Sequence[Variable]) -> Iterator[tuple[Variable | None, Variable | None]]:
+    """The two lists side by side as a diff would show them: rows of equal shape in one line where order allows."""
+    matcher = difflib.SequenceMatcher(None, [_key(r) for r in left], [_key(r) for r in right], autojunk=False)
+    for kind, a, b, c, d in matcher.get_opcodes():
+        if kind == "equal":
+            yield from zip(left[a:b], right[c:d], strict=True)
+            continue
+        yield from ((row, None) for row in left[a:b])
+        yield from ((None, row) for row in right[c:d])

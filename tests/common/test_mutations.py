@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from slim_distill.common.errors import WeightsError
 from slim_distill.common.weights import read_weights
 from tests.common.weight_files import gzipped, pir_program, program, record, tar_file, tar_member, zip_file
+from tests.fuzz.make_corpus import CORPUS, records
 
 W = np.arange(6, dtype=np.float32).reshape(2, 3)
 ARRAYS = {"w": W, "b": np.array([1.0, 2.0])}
@@ -79,3 +80,17 @@ def test_the_undamaged_seeds_read(tmp_path):
             (folder / name).write_bytes(data)
         arrays = read_weights(folder / next(iter(files)).split("/")[0], cache_dir=tmp_path / "cache")
         assert any(np.array_equal(array, W) for array in arrays.values()), seed
+
+
+def test_the_fuzz_corpus_is_what_its_script_writes_and_is_read_or_refused(tmp_path):
+    files = {path.name: path.read_bytes() for path in CORPUS.iterdir()}
+    assert files == records()
+    refused = set()
+    for name, data in files.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "w").write_bytes(data)
+        try:
+            read_weights(tmp_path / name)
+        except WeightsError:
+            refused.add(name)
+    assert refused == {"truncated", "float32_negative_dim", "float32_packed_dims"}

@@ -1,24 +1,18 @@
-"""tools/convert_weights.py: any readable format to any writable one."""
-
-import importlib.util
-from pathlib import Path
+"""slim-distill convert-weights: any readable format to any writable one."""
 
 import numpy as np
 import pytest
 
+from slim_distill.cli import main as cli_main
 from slim_distill.common.weights import read_weights, write_weights
 from tests.common.weight_files import record
 
-ROOT = Path(__file__).resolve().parents[2]
 ARRAYS = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.array([7])}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def main():
-    spec = importlib.util.spec_from_file_location("convert_weights", ROOT / "tools" / "convert_weights.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return lambda arguments: cli_main(["convert-weights", *arguments])
 
 
 def same(found, expected):
@@ -51,7 +45,7 @@ def test_a_format_and_names_can_be_given(main, tmp_path):
 
 def test_a_file_that_is_not_there_is_an_error_without_a_traceback(main, tmp_path, capsys):
     assert main([str(tmp_path / "no"), str(tmp_path / "out")]) == 2
-    assert "convert_weights: error: " in capsys.readouterr().err
+    assert "convert-weights: error: " in capsys.readouterr().err
     assert main([str(tmp_path / "no"), str(tmp_path / "out"), "--names", str(tmp_path / "none")]) == 2
     assert not (tmp_path / "out").exists()
 
