@@ -48,7 +48,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, config_text: str) -> N
     Raises:
         WeightsError: the folder cannot be written (path and cause named); what was there before is intact.
     """
-    with atomic_folder(folder) as partial:
+    with atomic_folder(folder, error=WeightsError) as partial:
         _save(partial / MODEL, checkpoint.model)
         if checkpoint.state:
             _save(partial / STATE, checkpoint.state)

@@ -181,9 +181,9 @@ def test_a_page_instead_of_a_file_is_refused(server, tmp_path):
 def test_silence_times_out_and_what_came_is_kept(server, tmp_path):
     server.stall_after = 100_000
     started = time.monotonic()
-    with pytest.raises(WeightsError, match=r"timed out: .* silent for 0\.3 s; 100000 bytes are kept, run again"):
-        fetch(f"{server.url}/net.bin", tmp_path, timeout_s=0.3)
-    assert time.monotonic() - started < 5
+    with pytest.raises(WeightsError, match=r"timed out: .* silent for 1 s; 100000 bytes are kept, run again"):
+        fetch(f"{server.url}/net.bin", tmp_path, timeout_s=1.0)
+    assert time.monotonic() - started < 15
     server.stall_after = None
     assert fetch(f"{server.url}/net.bin", tmp_path, sha256=SHA).read_bytes() == DATA
 
