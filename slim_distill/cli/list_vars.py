@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _options.add_config(parser)
     parser.add_argument("-t", "--teacher_config", metavar="FILE", help="the teacher's YAML file")
     parser.add_argument("--grep", default="", metavar="REGEX", help="only names, aliases or operators that match")
-    parser.add_argument("--shape", default="", metavar="N,C,H,W", help="only this shape; -1 or * matches any size")
+    parser.add_argument("--shape", default="", metavar="N,C,H,W", help="only this shape; * matches any size")
     parser.add_argument("--format", choices=FORMATS, default="text", help="how to print")
     parser.add_argument("--size", type=int, default=None, metavar="PX", help="input height and width, for fixed shapes")
 

@@ -17,6 +17,8 @@ from tests.tiny import run_config, write_config, write_voc
 
 pytestmark = pytest.mark.usefixtures("static_mode")
 
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
@@ -43,7 +45,7 @@ def command(root: Path, *arguments: str, expect: int = 0, env: dict | None = Non
         cwd=root,
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+        env={**ENVIRONMENT, **(env or {})},
         check=False,
         timeout=300,
     )
@@ -125,7 +127,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(world):
         cwd=world,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=ENVIRONMENT,
     )
     run = world / "out" / "killed"
     deadline = time.monotonic() + 120
@@ -163,7 +165,7 @@ def test_list_vars_marks_pairs_of_equal_shape(world):
     pairs = {(r["name"], r["pair"]) for r in rows}
     assert len(pairs) == 3
     assert all(pair > 0 for _, pair in pairs)
-    text = command(world, "list-vars", "-c", "student.yml", "--shape", "-1,21,*,*").stdout
+    text = command(world, "list-vars", "-c", "student.yml", "--shape=-1,21,*,*").stdout
     assert "yolo_head.2" in text
     assert "parameter" not in text.split("\n", 2)[2]
 
