@@ -72,6 +72,8 @@ def operator_loss(
     """
     losses: list[Value] = []
     sums: dict[str, list[Value]] = {part: [] for part in PARTS}
+    smooth = smoothing(num_classes, label_smooth)
+    boxes = _match(heads[0], truth, anchors)
     for i, head in enumerate(heads):
         per_image = paddle.vision.ops.yolo_loss(
             head,
@@ -92,8 +94,8 @@ def operator_loss(
         # The operator's second result says which cells count as objects, background or neither.
         mask = names.legacy(f"{prefix}yolo_loss{i}.tmp_1", per_image.get_defining_op().result(1))
         mask.stop_gradient = True
-        smooth = smoothing(num_classes, label_smooth)
-        parts = {**_box_parts(head, truth, anchors, i, num_classes, smooth), "obj": _obj_part(head, mask, num_classes)}
+        parts = _box_parts(head, truth, boxes, anchors, i, num_classes, smooth)
+        parts["obj"] = _obj_part(head, mask, num_classes)
         for part in PARTS:
             sums[part].append(names.role(f"loss_{part}.{i}", paddle.mean(parts[part])))
     names.unnamed("sum", names.role("loss", paddle.add_n(losses)))
@@ -111,37 +113,53 @@ def _obj_part(head: Value, mask: Value, num_classes: int) -> Value:
     return paddle.sum(loss, axis=[1, 2, 3])
 
 
+@dataclass(frozen=True)
+class _Boxes:
+    """The true boxes, [N, B] each: centre and size as shares of the image, their best anchor and whether they count."""
+
+    cx: Value
+    cy: Value
+    w: Value
+    h: Value
+    best: Value
+    valid: Value
+    input_size: Value  # pixels, a scalar
+
+
+def _match(head: Value, truth: GroundTruth, anchors: Anchors) -> _Boxes:
+    """Find the best anchor of every box; `head` is the coarsest map, from which the size of the input follows."""
+    input_size = paddle.cast(paddle.shape(head)[2], "float32") * anchors.stride(0)
+    cx, cy, w, h = (paddle.squeeze(v, -1) for v in paddle.split(truth.bbox, 4, axis=-1))
+    best = _best_anchor(w * input_size, h * input_size, anchors.sizes)
+    return _Boxes(cx, cy, w, h, best, paddle.minimum(w, h) > SMALLEST_SIDE, input_size)
+
+
 def _box_parts(
-    head: Value, truth: GroundTruth, anchors: Anchors, scale: int, num_classes: int, smooth: float
+    head: Value, truth: GroundTruth, boxes: _Boxes, anchors: Anchors, scale: int, num_classes: int, smooth: float
 ) -> dict[str, Value]:
     """Location and class parts of each image, [N] each; a box that belongs to another scale adds nothing."""
-    stride, mask = anchors.stride(scale), anchors.masks[scale]
-    grid = paddle.cast(paddle.shape(head)[2], "float32")
-    input_size = grid * stride
-    cx, cy, w, h = (paddle.squeeze(v, -1) for v in paddle.split(truth.bbox, 4, axis=-1))  # [N, B] each
-    valid = paddle.logical_and(w > SMALLEST_SIDE, h > SMALLEST_SIDE)
-    best = _best_anchor(w * input_size, h * input_size, anchors.sizes)
-    chosen = paddle.stack([paddle.logical_and(valid, best == number) for number in mask], axis=-1)
+    mask = anchors.masks[scale]
+    chosen = paddle.stack([paddle.logical_and(boxes.valid, boxes.best == number) for number in mask], axis=-1)
     chosen = paddle.cast(chosen, "float32")  # [N, B, A]
     ours = paddle.sum(chosen, axis=-1)
-    column = paddle.clip(paddle.floor(cx * grid), paddle.zeros_like(grid), grid - 1)
-    row = paddle.clip(paddle.floor(cy * grid), paddle.zeros_like(grid), grid - 1)
+    grid = boxes.input_size / anchors.stride(scale)
+    cx, cy = boxes.cx * grid, boxes.cy * grid
+    column, row = (paddle.minimum(paddle.floor(v), grid - 1) for v in (cx, cy))
     cell = _gather_cells(head, row, column, len(mask), 5 + num_classes)  # [N, B, A, 5 + C]
     cell = paddle.sum(cell * paddle.unsqueeze(chosen, -1), axis=2)
-    x, y, pw, ph, _, classes = paddle.split(cell, [1, 1, 1, 1, 1, num_classes], axis=-1)
-    x, y, pw, ph = (paddle.squeeze(v, -1) for v in (x, y, pw, ph))
-    sizes = paddle.to_tensor([anchors.sizes[number] for number in mask], dtype="float32")  # [A, 2]
-    aw, ah = (paddle.squeeze(v, -1) for v in paddle.split(paddle.matmul(chosen, sizes), 2, axis=-1))
+    centre, size, _, classes = paddle.split(cell, [2, 2, 1, num_classes], axis=-1)
     # Boxes of other scales get size 1 and anchor 1, so that no logarithm of zero is multiplied by zero.
-    tw = paddle.log((ours * w * input_size + 1 - ours) / (aw + 1 - ours))
-    th = paddle.log((ours * h * input_size + 1 - ours) / (ah + 1 - ours))
-    weight = truth.score * (2.0 - w * h) * ours
+    other = paddle.unsqueeze(1 - ours, -1)
+    sizes = paddle.to_tensor(anchors.of_scale(scale), dtype="float32")  # [A, 2]
+    pixels = truth.bbox[:, :, 2:4] * boxes.input_size * (1 - other)
+    wanted_size = paddle.log((pixels + other) / (paddle.matmul(chosen, sizes) + other))
+    wanted_centre = paddle.stack([cx - column, cy - row], axis=-1)
+    weight = paddle.unsqueeze(truth.score * (2.0 - boxes.w * boxes.h) * ours, -1)
     target = F.one_hot(paddle.cast(truth.label, "int64"), num_classes) * (1 - 2 * smooth) + smooth
-    xy = bce(x, cx * grid - column) + bce(y, cy * grid - row)
     return {
-        "xy": paddle.sum(weight * xy, axis=1),
-        "wh": paddle.sum(weight * (paddle.abs(pw - tw) + paddle.abs(ph - th)), axis=1),
-        "cls": paddle.sum(truth.score * ours * paddle.sum(bce(classes, target), axis=-1), axis=1),
+        "xy": paddle.sum(weight * bce(centre, wanted_centre), axis=[1, 2]),
+        "wh": paddle.sum(weight * paddle.abs(size - wanted_size), axis=[1, 2]),
+        "cls": paddle.sum(paddle.unsqueeze(truth.score * ours, -1) * bce(classes, target), axis=[1, 2]),
     }
 
 
