@@ -15,7 +15,7 @@ from slim_distill.data.labels import read_labels
 from slim_distill.data.loader import Loader
 from slim_distill.engine.evaluate import Evaluation, detect, score
 from slim_distill.engine.session import Session
-from slim_distill.graph import Freeze, NamedProgram, Slice, merge, run_passes, shape_of, trace
+from slim_distill.graph import Freeze, NamedProgram, Slice, dtype_of, merge, run_passes, shape_of, trace
 from slim_distill.graph.passes import FoldBatchNorm, FuseInference
 from slim_distill.losses.terms import Term
 from slim_distill.models.build import build_model
@@ -80,10 +80,12 @@ def load_weights(source: str, program: NamedProgram, *, strict: bool) -> dict[st
     Raises:
         WeightsError: the file cannot be read, or does not fit; the message lists what does not.
     """
-    wanted = {name: shape_of(value) for name, value in program.parameters().items()}
+    parameters = program.parameters()
+    wanted = {name: shape_of(value) for name, value in parameters.items()}
     arrays, report = match_weights(read_weights(source), wanted, what=source, strict=strict)
     log.info("%s: %s", source, report)
-    return arrays
+    # Files may hold half precision to be small; the program computes in its own.
+    return {name: array.astype(dtype_of(parameters[name]), copy=False) for name, array in arrays.items()}
 
 
 def load_teacher(teacher: TeacherConfig, cfg: RunConfig) -> Teacher:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from slim_distill.common.errors import ConfigError
 from slim_distill.config.schema import RunConfig
-from slim_distill.graph import NamedProgram, shape_of, trace
+from slim_distill.graph import NamedProgram, dtype_of, shape_of, trace
 from slim_distill.models.build import build_model
 from slim_distill.report import text_table, tsv
 
@@ -78,10 +78,8 @@ def _rows(which: str, program: NamedProgram) -> list[Variable]:
     for name, value in program.variables.items():
         op = value.get_defining_op().name()
         shape = shape_of(value)
-        dense = value.is_dense_tensor_type()
-        dtype = str(value.dtype).rsplit(".", maxsplit=1)[-1].lower() if dense else "list"
         role = _role(name, value, op, shape)
-        rows.append(Variable(which, name, tuple(aliases.get(name, ())), shape, dtype, op, role))
+        rows.append(Variable(which, name, tuple(aliases.get(name, ())), shape, dtype_of(value), op, role))
     return rows
 
 

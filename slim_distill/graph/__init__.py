@@ -14,7 +14,7 @@ from slim_distill.graph.passes import (
     merge_into,
     run_passes,
 )
-from slim_distill.graph.program import NamedProgram, shape_of
+from slim_distill.graph.program import NamedProgram, dtype_of, shape_of
 from slim_distill.graph.trace import name_program, trace
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "PassResult",
     "PlaceKernels",
     "Slice",
+    "dtype_of",
     "layer_name",
     "merge",
     "merge_into",

@@ -10,12 +10,17 @@ from slim_distill.common.errors import GraphError, VariableNotFoundError
 from slim_distill.common.names import nearest
 from slim_distill.graph import _pir
 
-__all__ = ["NamedProgram", "shape_of"]
+__all__ = ["NamedProgram", "dtype_of", "shape_of"]
 
 
 def shape_of(value: _pir.Value) -> tuple[int, ...]:
     """Shape of a variable, -1 for a dynamic axis; () for what is no dense tensor."""
     return tuple(value.shape) if value.is_dense_tensor_type() else ()
+
+
+def dtype_of(value: _pir.Value) -> str:
+    """NumPy's name of a variable's number type; "list" for what is no dense tensor."""
+    return str(value.dtype).rsplit(".", maxsplit=1)[-1].lower() if value.is_dense_tensor_type() else "list"
 
 
 @dataclass(frozen=True)
