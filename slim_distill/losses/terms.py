@@ -70,11 +70,6 @@ class BoundTerm:
         """The factor of this loss in the total."""
         return self.term.weight
 
-    @property
-    def label(self) -> str:
-        """A short name for logs: the loss and the first student variable."""
-        return f"{self.term.loss}({', '.join(self.term.student[:1])})"
-
     def build(self) -> Tensor:
         """Append the loss to the current program and return it: a scalar, not weighted.
 

@@ -236,7 +236,7 @@ CASES = [
     case("beta_1", qfl, LINES_S - 4, LINES_T - 4, {"beta": 1.5}),
     case("default", giou, boxes(0), boxes(1)),
     case("weight", giou, boxes(0), boxes(1), {}, {"weight": np.abs(normal(2, 5))}),
-    case("default", pseudo_label, head_maps(0), head_maps(20), YOLO, minimum=None),
+    case("default", pseudo_label, head_maps(0), head_maps(20), YOLO | {"most": 14}, minimum=None),
     case(
         "few",
         pseudo_label,

@@ -63,7 +63,6 @@ def test_bound_term_builds_the_unweighted_loss(variables):
     expected = -(p * (s / 2 - np.log(np.exp(s / 2).sum(-1, keepdims=True)))).sum(-1).mean()
     np.testing.assert_allclose(got, expected, rtol=1e-5)
     assert bound.weight == 3.0
-    assert bound.label == "soft_label(logits)"
 
 
 def test_weight_zero_is_a_control_not_an_error(variables):
