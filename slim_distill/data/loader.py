@@ -2,7 +2,7 @@
 
 import logging
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 import numpy as np
 
@@ -78,7 +78,7 @@ class Loader:
         """Return the number of batches of an epoch."""
         return self.maker.per_epoch
 
-    def batches(self, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
+    def batches(self, start: int = 0) -> Generator[dict[str, np.ndarray], None, None]:
         """Yield the batches from number `start` on: without end while training, to the end of the pass otherwise.
 
         Starting costs the same wherever it is. Worker processes end with the iterator.

@@ -15,7 +15,7 @@ from slim_distill.data.labels import read_labels
 from slim_distill.data.loader import Loader
 from slim_distill.engine.evaluate import Evaluation, detect, score
 from slim_distill.engine.session import Session
-from slim_distill.graph import Freeze, NamedProgram, Slice, dtype_of, merge, run_passes, shape_of, trace
+from slim_distill.graph import Freeze, NamedProgram, Pass, Slice, dtype_of, merge, run_passes, shape_of, trace
 from slim_distill.graph.passes import FoldBatchNorm, FuseInference
 from slim_distill.losses.terms import Term
 from slim_distill.models.build import build_model
@@ -130,7 +130,7 @@ def build_merged(
 
 
 def _compiled(program: NamedProgram, keep: Sequence[str], fuse: bool) -> NamedProgram:
-    passes = [Freeze(), Slice(tuple(keep))]
+    passes: list[Pass] = [Freeze(), Slice(tuple(keep))]
     if fuse:
         passes += [FoldBatchNorm(tuple(keep)), FuseInference(tuple(keep))]
     result = run_passes(program, passes)

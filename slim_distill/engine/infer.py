@@ -45,7 +45,8 @@ def infer(cfg: RunConfig, output_dir: str, draw_threshold: float) -> list[Path]:
         records = {int(np.asarray(r["im_id"]).reshape(-1)[0]): r for r in loader.dataset.records}
     finally:
         loader.close()
-    written, listing = [], []
+    written: list[Path] = []
+    listing = []
     for im_id, dets in found.by_image.items():
         source = Path(records[im_id]["im_file"])
         path = _free_name(out, source.stem, written)
