@@ -37,6 +37,7 @@ class Server:
         self.redirect: str | None = None
         self.range_start_shift = 0
         self.delay_s = 0.0
+        self.drips = 0
         self.asked: list[tuple[str, str | None]] = []
         self.released = threading.Event()
         server = self
@@ -90,6 +91,9 @@ class Server:
             request.send_header("Content-Length", str(len(body) + self.extra_length))
         request.end_headers()
         time.sleep(self.delay_s)
+        for _ in range(self.drips):
+            time.sleep(0.02)
+            request.wfile.write(b"x")
         if self.stall_after is not None:
             request.wfile.write(body[: self.stall_after])
             request.wfile.flush()
@@ -149,7 +153,8 @@ def test_a_later_run_goes_on_and_notices_when_the_file_changed(server, tmp_path)
 
 def test_a_server_that_continues_another_part_gets_a_fresh_start(server, tmp_path):
     server.break_after, server.range_start_shift = [300_000], 5
-    assert fetch(f"{server.url}/net.bin", tmp_path).read_bytes() == DATA
+    assert fetch(f"{server.url}/net.bin#sha256={SHA}", tmp_path).read_bytes() == DATA
+    assert [wanted for _, wanted in server.asked] == [None, "bytes=300000-", None]
 
 
 def test_a_part_longer_than_the_file_gets_a_fresh_start(server, tmp_path):
@@ -197,6 +202,12 @@ def test_a_server_that_never_answers_times_out(server, tmp_path):
     server.stall_after = 0
     with pytest.raises(WeightsError, match=r"timed out: .*; nothing has come"):
         fetch(f"{server.url}/net.bin", tmp_path, timeout_s=0.3)
+
+
+def test_a_server_that_only_drips_times_out(server, tmp_path):
+    server.drips = 150
+    with pytest.raises(WeightsError, match=r"timed out: .* silent for 1 s; \d+ bytes are kept"):
+        fetch(f"{server.url}/net.bin", tmp_path, timeout_s=1.0)
 
 
 def test_no_server_is_an_error_at_once(server, tmp_path):
