@@ -74,55 +74,59 @@ def name_values(
     """
     canonical, aliases = _given_by_id(given or {})
     all_ops = _pir.ops(program)
-    taken = {*canonical.values(), *aliases}
-    taken.update(tag for tag in map(_pir.op_tag, all_ops) if tag is not None)
+    tags = {tag for tag in map(_pir.op_tag, all_ops) if tag is not None}
+    generated = _GeneratedNames({*canonical.values(), *aliases, *tags})
     names: dict[str, _pir.Value] = {}
-    next_free: Counter[str] = Counter()
-    op_count: Counter[str] = Counter()
-
-    def add(name: str, value: _pir.Value) -> None:
-        if name in names:
-            raise GraphError(f"the name {name!r} stands for two variables; give each variable a name of its own")
-        names[name] = value
-
-    def fresh(base: str) -> str:
-        while True:
-            name = f"{base}.tmp_{next_free[base]}"
-            next_free[base] += 1
-            if name not in taken:
-                return name
-
     for op in all_ops:
-        own = _pir.data_name(op) if op.name() in _pir.DATA_OPS else None
-        if op.name() == "builtin.parameter":
-            own = op.str_attr("parameter_name")
-        values = op.results()
-        if own is not None:
-            add(own, values[0])
-            if values[0].id in canonical:
-                aliases[canonical.pop(values[0].id)] = own
-            continue
-        if not values:
-            continue
-        base = _pir.op_tag(op)
-        if base is None:
-            kind = op.name().split(".")[-1].rstrip("_")
-            layer = _owning_layer(op)
-            if layer is None:
-                layer = f"{kind}_{op_count[kind]}"
-                op_count[kind] += 1
-            first = canonical.get(values[0].id) if values[0].initialized() else None
-            base = first if first is not None else fresh(layer)
-            _pir.set_op_tag(op, base)
-        for i, value in enumerate(values):
+        own = _own_name(op)
+        base = own if own is not None else _pir.op_tag(op)
+        for i, value in enumerate(op.results()):
             if not value.initialized():
                 continue
+            given_name = canonical.get(value.id)
+            if base is None:
+                layer = generated.layer(op)
+                base = given_name if given_name is not None and i == 0 else generated.fresh(layer)
+                _pir.set_op_tag(op, base)
             name = base if i == 0 else f"{base}@{i}"
-            if value.id in canonical and canonical[value.id] != name:
-                # A name given to a further result, or given anew to a value that has a stored one, is an alias.
-                aliases[canonical[value.id]] = name
-            add(name, value)
+            if name in names:
+                raise GraphError(f"the name {name!r} stands for two variables; give each variable a name of its own")
+            names[name] = value
+            if given_name is not None and given_name != name:
+                # A name given to a further result, or to a value that has a name already, is an alias.
+                aliases[given_name] = name
     return names, {alias: _resolve(alias, aliases) for alias in aliases if alias not in names}
+
+
+class _GeneratedNames:
+    """Names by rules 2 and 3 that are not taken by others."""
+
+    def __init__(self, taken: set[str]) -> None:
+        self.taken = taken
+        self.next_free: Counter[str] = Counter()
+        self.op_count: Counter[str] = Counter()
+
+    def layer(self, op: _pir.Operation) -> str:
+        """The layer whose parameter an operator reads, or else the operator's kind and count."""
+        layer = _owning_layer(op)
+        if layer is not None:
+            return layer
+        kind = op.name().split(".")[-1].rstrip("_")
+        self.op_count[kind] += 1
+        return f"{kind}_{self.op_count[kind] - 1}"
+
+    def fresh(self, layer: str) -> str:
+        """The layer's next free `.tmp_N`."""
+        while True:
+            name = f"{layer}.tmp_{self.next_free[layer]}"
+            self.next_free[layer] += 1
+            if name not in self.taken:
+                return name
+
+
+def _own_name(op: _pir.Operation) -> str | None:
+    """The name that a feed or parameter has by itself."""
+    return op.str_attr("parameter_name") if op.name() == "builtin.parameter" else _pir.data_name(op)
 
 
 def _resolve(alias: str, aliases: Mapping[str, str]) -> str:
