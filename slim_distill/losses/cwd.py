@@ -1,10 +1,9 @@
 """Channel-wise distillation."""
 
 import paddle
-import paddle.nn.functional as F
 
 from slim_distill.losses._common import Tensor, check_positive, from_student, from_teacher
-from slim_distill.losses._logits import kl_divergence
+from slim_distill.losses._logits import kl_divergence, log_probabilities
 
 __all__ = ["cwd"]
 
@@ -24,7 +23,6 @@ def cwd(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor
     """
     check_positive("cwd", temperature=temperature)
     log_s, log_t = (
-        F.log_softmax(paddle.flatten(x, 2) / temperature, axis=-1)
-        for x in (from_student(student), from_teacher(teacher))
+        log_probabilities(paddle.flatten(x, 2), temperature) for x in (from_student(student), from_teacher(teacher))
     )
     return kl_divergence(log_t, log_s).mean() * temperature**2

@@ -4,6 +4,7 @@ import paddle
 import paddle.nn.functional as F
 
 from slim_distill.losses._common import Tensor, check_positive, from_student, from_teacher
+from slim_distill.losses._logits import log_probabilities
 
 __all__ = ["skd"]
 
@@ -30,7 +31,7 @@ def skd(student: Tensor, teacher: Tensor, *, multiplier: float | None = None) ->
     student, teacher = from_student(student), from_teacher(teacher)
     scale = paddle.std(teacher, axis=-1, keepdim=True) if multiplier is None else multiplier
     target = F.softmax(_normalise(teacher) * scale, axis=-1)
-    return -(target * F.log_softmax(_normalise(student) * scale, axis=-1)).sum(axis=-1).mean()
+    return -(target * log_probabilities(_normalise(student) * scale)).sum(axis=-1).mean()
 
 
 def _normalise(logits: Tensor) -> Tensor:

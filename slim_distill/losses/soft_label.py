@@ -3,6 +3,7 @@
 import paddle.nn.functional as F
 
 from slim_distill.losses._common import Tensor, check_positive, from_student, from_teacher
+from slim_distill.losses._logits import log_probabilities
 
 __all__ = ["soft_label"]
 
@@ -25,6 +26,6 @@ def soft_label(
     Differences: PaddleSlim takes the logarithm of a softmax; here it is a log-softmax, which does not underflow.
     """
     check_positive("soft_label", student_temperature=student_temperature, teacher_temperature=teacher_temperature)
-    log_p = F.log_softmax(from_student(student) / student_temperature, axis=-1)
+    log_p = log_probabilities(from_student(student), student_temperature)
     target = F.softmax(from_teacher(teacher) / teacher_temperature, axis=-1)
     return -(target * log_p).sum(axis=-1).mean()

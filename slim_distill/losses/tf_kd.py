@@ -2,8 +2,6 @@
 
 from typing import Literal
 
-import paddle.nn.functional as F
-
 from slim_distill.common.errors import LossError
 from slim_distill.losses._common import Tensor, check_choice, check_positive, from_student
 from slim_distill.losses._logits import class_count, kl_divergence, label_mask, log_probabilities
@@ -46,5 +44,5 @@ def tf_kd(
         )
     mask = label_mask("tf_kd", student, labels)
     made_up = mask * correct + (1 - mask) * ((1 - correct) / (classes - 1))
-    loss = kl_divergence(F.log_softmax(made_up / temperature, axis=-1), log_probabilities(student)).mean()
+    loss = kl_divergence(log_probabilities(made_up, temperature), log_probabilities(student)).mean()
     return loss / classes if convention == "reference" else loss
