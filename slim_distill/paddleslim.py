@@ -123,7 +123,11 @@ def skd(
     return LOSSES["skd"](student, teacher, multiplier=multiplier)
 
 
-def loss(loss_func: Callable[..., Value], program: "static.Program | None" = None, **kwargs: str) -> Value:
-    """Call your own function with variables in place of their names: `loss(f, a="teacher_x", b="y")` is f(a=X, b=Y)."""
-    values = _look_up(list(kwargs.values()), program)
-    return loss_func(**dict(zip(kwargs, values, strict=True)))
+def loss(loss_func: Callable[..., Value], program: "static.Program | None" = None, **kwargs: Any) -> Value:
+    """Call your own function with variables in place of their names: `loss(f, a="teacher_x", b="y")` is f(a=X, b=Y).
+
+    Arguments that are no strings are handed on as they are.
+    """
+    names = {key: value for key, value in kwargs.items() if isinstance(value, str)}
+    values = _look_up(list(names.values()), program)
+    return loss_func(**{**kwargs, **dict(zip(names, values, strict=True))})

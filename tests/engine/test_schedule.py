@@ -46,3 +46,13 @@ def test_cosine_falls_from_base_to_zero():
 def test_constant_stays():
     cfg = ScheduleConfig(base_lr=0.3, type="constant", milestones=(1, 2))
     assert learning_rate(cfg, 50, 100) == 0.3
+
+
+def test_factors_replace_the_powers_of_gamma():
+    cfg = ScheduleConfig(base_lr=2.0, milestones=(10, 20), factors=(0.5, 0.05))
+    assert [learning_rate(cfg, s, 100) for s in (9, 10, 19, 20)] == pytest.approx([2.0, 1.0, 1.0, 0.1])
+
+
+def test_cosine_may_end_before_or_after_the_training():
+    cfg = ScheduleConfig(base_lr=2.0, type="cosine", cosine_steps=8)
+    assert [learning_rate(cfg, s, 100) for s in (0, 4, 8, 50)] == pytest.approx([2.0, 1.0, 0.0, 0.0])
