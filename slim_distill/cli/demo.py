@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("--output_dir", default="output/demo", metavar="FOLDER", help="where everything goes")
     parser.add_argument("--seed", type=int, default=0, help="of the students' first weights and data order")
-    parser.add_argument("--iters", type=int, default=None, help="steps of each student; default: as configured")
+    parser.add_argument("--iters", type=int, default=None, help="steps of each model; default: as configured")
     parser.add_argument(
         "--train-teacher",
         action="store_true",

@@ -58,7 +58,7 @@ def _refuse(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
 class _Loader(yaml.SafeLoader):
     """A safe loader that knows plain data, and `Tagged` records where `allow_tags` is set."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = _plain_resolvers()
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = _plain_resolvers()  # type: ignore[misc]
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -98,7 +98,7 @@ class _Loader(yaml.SafeLoader):
         return pairs
 
     def construct_plain_sequence(self, node: yaml.Node) -> list[Any]:
-        return list(self.construct_sequence(node, deep=True))
+        return list(self.construct_sequence(node, deep=True))  # type: ignore[arg-type]
 
     def construct_tagged(self, node: yaml.Node) -> Tagged:
         if not self.allow_tags or not TAG_NAME.fullmatch(node.tag):
@@ -123,7 +123,7 @@ class _Loader(yaml.SafeLoader):
 class _Dumper(yaml.SafeDumper):
     """Writes what `_Loader` reads back as the same value; the same resolvers tell it which text needs quotes."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = _Loader.yaml_implicit_resolvers
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = _Loader.yaml_implicit_resolvers  # type: ignore[misc]
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -13,7 +13,7 @@ from slim_distill.engine import build
 from slim_distill.engine.evaluate import Detections, Evaluation, detect, score
 from slim_distill.engine.hooks import read_lines
 from slim_distill.engine.train import RECORD
-from slim_distill.graph import trace
+from slim_distill.graph import shape_of, trace
 from slim_distill.models.build import build_model
 from slim_distill.report import draw_boxes, loss_curves, save_png, sheet
 
@@ -65,8 +65,8 @@ def compare(models: Mapping[str, Contender], judge: RunConfig) -> Comparison:
             found = detect(detector.session, detector.program, loader.batches())
             detections[name] = found
             evaluations[name] = score(found, records, classes, judge.eval)
-            values = trace(build_model(model.cfg.model, "train")).trainable().values()
-            sizes[name] = int(sum(np.prod(value.shape) for value in values))
+            program = trace(build_model(model.cfg.model, "train"))  # must live as long as its values are looked at
+            sizes[name] = int(sum(np.prod(shape_of(value)) for value in program.trainable().values()))
     finally:
         loader.close()
     return Comparison(evaluations, detections, sizes, tuple(records), tuple(classes))
