@@ -29,7 +29,7 @@ from slim_distill.engine.loop import Hook, run_loop
 from slim_distill.engine.schedule import learning_rate
 from slim_distill.engine.session import Session, check_finite, seed_step, start_static_mode
 from slim_distill.engine.training import EMA_PREFIX, LEARNING_RATE, TrainingProgram, build_training
-from slim_distill.graph.passes import PlaceKernels, run_passes
+from slim_distill.graph.passes import PlaceKernels, UpdateEarly, run_passes
 from slim_distill.losses.build import terms_from_config
 
 __all__ = ["BEST", "FINAL", "TrainResult", "train"]
@@ -142,7 +142,7 @@ def _checkpoint(resume: str, folder: Path) -> Checkpoint | None:
 
 
 def _placed(training: TrainingProgram) -> TrainingProgram:
-    result = run_passes(training.program, [PlaceKernels()])
+    result = run_passes(training.program, [PlaceKernels(), UpdateEarly()])
     for note in result.notes:
         log.info("%s", note)
     return replace(training, program=result.program)

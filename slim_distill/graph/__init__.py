@@ -1,6 +1,7 @@
 """Programs of Paddle's IR with named variables, and the rewrites on them."""
 
 from slim_distill.graph._pir import parameters
+from slim_distill.graph.load import load_inference_program
 from slim_distill.graph.naming import layer_name, name_values
 from slim_distill.graph.passes import (
     FoldBatchNorm,
@@ -10,6 +11,7 @@ from slim_distill.graph.passes import (
     PassResult,
     PlaceKernels,
     Slice,
+    UpdateEarly,
     merge,
     merge_into,
     run_passes,
@@ -26,8 +28,10 @@ __all__ = [
     "PassResult",
     "PlaceKernels",
     "Slice",
+    "UpdateEarly",
     "dtype_of",
     "layer_name",
+    "load_inference_program",
     "merge",
     "merge_into",
     "name_program",

@@ -13,6 +13,7 @@ import paddle
 from paddle import pir as _public_pir
 from paddle import static
 from paddle.base.libpaddle import pir as _core
+from paddle.pir_utils import OldIrGuard
 
 __all__ = [
     "DATA_OPS",
@@ -50,6 +51,7 @@ __all__ = [
     "set_role",
     "states",
     "to_native",
+    "translate",
     "walk",
 ]
 
@@ -333,3 +335,33 @@ def convert_for_native_readers(program: Program) -> int:
                 if operand.source().initialized() and operand.source().is_same(value):
                     operand.set_source(native)
     return added
+
+
+def translate(description: bytes) -> tuple[Program, dict[str, Value], list[str]]:
+    """A program of Paddle 1.x or 2.x (ProgramDesc) in today's IR: (program, {old name: value}, names of its outputs).
+
+    Feeds become `pd_op.data` operators, and the operators that fetched the outputs disappear: a program that holds
+    them cannot be fetched from elsewhere.
+
+    Raises:
+        ValueError, RuntimeError: Paddle cannot read or translate it.
+    """
+    with OldIrGuard():
+        old = static.deserialize_program(description)
+        fetches = [op for op in old.global_block().ops if op.type == "fetch"]
+        outputs = [op.input("X")[0] for op in sorted(fetches, key=lambda op: op.attr("col"))]
+    program, table = _public_pir.translate_to_pir_with_param_map(old.desc)
+    # A variable that was written more than once, such as a running statistic, has several values.
+    names = {name: values[-1] for name, values in table.items() if values and values[-1].initialized()}
+    block = program.global_block()
+    for op in ops(program):
+        if op.name() == "pd_op.fetch":
+            block.remove_op(op)
+        elif op.name() == "pd_op.feed":
+            fed, name = op.result(0), op.str_attr("name")
+            with inserting_before(program, op):
+                data = static.data(name, fed.shape, fed.dtype)
+            fed.replace_all_uses_with(data)
+            names[name] = data
+            block.remove_op(op)
+    return program, names, outputs

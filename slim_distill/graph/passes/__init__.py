@@ -7,6 +7,7 @@ from slim_distill.graph.passes.infra import Pass, PassResult, run_passes
 from slim_distill.graph.passes.merge import merge, merge_into
 from slim_distill.graph.passes.place_kernels import PlaceKernels
 from slim_distill.graph.passes.slice import Slice
+from slim_distill.graph.passes.update_early import UpdateEarly
 
 __all__ = [
     "FoldBatchNorm",
@@ -16,6 +17,7 @@ __all__ = [
     "PassResult",
     "PlaceKernels",
     "Slice",
+    "UpdateEarly",
     "merge",
     "merge_into",
     "run_passes",

@@ -62,6 +62,7 @@ def place(program: _pir.Program, wanted: Sequence[_pir.Operation], *, training: 
 def _exchange(
     program: _pir.Program, op: _pir.Operation, twin: _pir.Operation, *, training: bool
 ) -> dict[str, _pir.Value]:
+    """Put the twin in the operator's place: {id of an old result: the value that stands for it}."""
     placed = _pir.clone_before(program, op, twin)
     if training and placed.has_attr("is_test"):
         # Paddle's placement is made for inference and sets this; with it a gradient is refused.
@@ -71,8 +72,6 @@ def _exchange(
         if not old.initialized():
             continue
         new.stop_gradient = old.stop_gradient
-        if training:
-            new = _pir.to_native(program, new)
-        old.replace_all_uses_with(new)
-        moved[old.id] = new
+        moved[old.id] = _pir.to_native(program, new) if training else new
+        old.replace_all_uses_with(moved[old.id])
     return moved

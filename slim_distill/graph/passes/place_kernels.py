@@ -25,8 +25,11 @@ class PlaceKernels:
        product. A 1x1 convolution is one matrix product already and stays: there oneDNN's changes of layout cost more
        than it wins.
 
-    An operator and its gradient are placed alike. Results are converted back to the plain layout, so that every name
-    can be fetched and read by any operator.
+    Batch norms, activations and their gradients stay too. oneDNN has them, but between convolutions whose forward and
+    backward passes ask for different layouts it is slower than one thread of Paddle's own kernels (measured: 41 ms
+    against 27 ms for the 47 batch norms of a YOLOv3-MobileNetV1 step).
+
+    Results are converted back to the plain layout, so that every name can be fetched and read by any operator.
 
     On any other device than a CPU nothing changes, and a note says so; likewise for operators that oneDNN does not
     have in the program's number type.
@@ -66,13 +69,13 @@ class PlaceKernels:
 
     def _wants(self, op: _pir.Operation) -> bool:
         kind = op.name().removesuffix(_GRAD)
-        if kind == _DEPTHWISE:
-            return _is_float32(op)
-        return kind == _CONVOLUTION and _is_float32(op) and (self.pointwise or _kernel_size(op) > 1)
+        if kind not in (_CONVOLUTION, _DEPTHWISE) or not _is_float32(op):
+            return False
+        return kind == _DEPTHWISE or self.pointwise or _kernel_size(op) > 1
 
 
 def _is_float32(op: _pir.Operation) -> bool:
-    return all(str(value.dtype).endswith("float32") for value in _pir.operands(op) if value.is_dense_tensor_type())
+    return str(op.operand_source(0).dtype).endswith("float32")
 
 
 def _kernel_size(op: _pir.Operation) -> int:
