@@ -112,6 +112,7 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
         "metric": _one_of("voc", "coco"),
         "map_type": _one_of("11point", "integral"),
         "iou_threshold": Rule(lambda value: 0 < value <= 1, "above 0 and at most 1"),
+        "skip_empty_batches": _at_least(0),
     },
     schema.TermConfig: {"loss": _GIVEN, "student": _GIVEN, "teacher": _GIVEN, "weight": _at_least(0)},
     schema.DistillConfig: {"min_teacher_metric": _between(0, 1)},

@@ -231,12 +231,17 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """metric: voc | coco; map_type: 11point | integral (VOC only)."""
+    """metric: voc | coco; map_type: 11point | integral (VOC only).
+
+    `skip_empty_batches` (VOC only) is 0, or the batch size of the published evaluation loop, which forgets a batch
+    without any detection together with its ground truth: that raises the mAP, and makes it depend on the batch size.
+    """
 
     metric: str = "voc"
     map_type: str = "11point"
     iou_threshold: float = 0.5
     evaluate_difficult: bool = False
+    skip_empty_batches: int = 0
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,7 @@ def score(detections: Detections, records: Sequence[Record], classes: Sequence[s
         iou_threshold=cfg.iou_threshold,
         map_type=cfg.map_type,
         evaluate_difficult=cfg.evaluate_difficult,
+        skip_empty_batches=cfg.skip_empty_batches,
     )
     per_class = {name: c.ap for name, c in zip(classes, result.per_class, strict=True) if c.ap is not None}
     name = f"mAP@{cfg.iou_threshold:.2f} ({cfg.map_type})"
