@@ -1,0 +1,71 @@
+"""The merged YOLOv3 training step by this project: compiled, as it comes, and the two halves of the floor."""
+
+from collections.abc import Callable
+
+from _worker import NUM_CLASSES, arguments, make_batch, serve
+
+from slim_distill.common.threads import configure_threads
+
+VARIANTS = ("compiled", "stock", "student", "teacher")
+HEADS = tuple(f"yolo_head.{i}" for i in range(3))
+PARTS = ("x", "y", "w", "h", "obj", "cls")
+
+
+def build(variant: str, size: int, batch: int, recipe: str) -> Callable[[], float]:
+    """The step of a variant; it returns the loss (for the teacher alone, the mean of a head)."""
+    # Paddle may only be loaded after the threads are set, or, for `stock`, as it comes.
+    if variant != "stock":
+        configure_threads()
+    from slim_distill.config.schema import BackboneConfig, LossConfig, ModelConfig, OptimizerConfig
+    from slim_distill.engine.session import Session, start_static_mode
+    from slim_distill.engine.training import LEARNING_RATE, build_training
+    from slim_distill.graph import FoldBatchNorm, Freeze, FuseInference, PlaceKernels, Slice, merge, run_passes, trace
+    from slim_distill.losses.terms import Term
+    from slim_distill.models.build import build_model
+
+    start_static_mode()
+    fine = recipe == "objectness"
+
+    def network(backbone: str):  # noqa: ANN202
+        cfg = ModelConfig(NUM_CLASSES, BackboneConfig(backbone), loss=LossConfig(fine_grained=fine))
+        return trace(build_model(cfg, "train", size))
+
+    def terms() -> list[Term]:
+        if fine:
+            parts = [tuple(f"{part}.{i}" for part in PARTS) for i in range(3)]
+            return [Term("yolo_objectness", p, tuple(f"teacher_{n}" for n in p), 1000.0) for p in parts]
+        return [Term("l2", (head,), (f"teacher_{head}",), 100.0) for head in HEADS]
+
+    def frozen_teacher():  # noqa: ANN202
+        teacher = network("resnet")
+        session = Session("cpu")
+        session.start(teacher, 1)
+        teacher = teacher.with_values(session.read(teacher.parameters()))
+        keep = tuple(f"{part}.{i}" for i in range(3) for part in PARTS) if fine else HEADS
+        passes = [Freeze(), Slice(keep)]
+        if variant != "stock":
+            passes += [FoldBatchNorm(keep), FuseInference(keep)]
+        return run_passes(teacher, passes).program
+
+    if variant == "teacher":
+        program, fetch = frozen_teacher(), list(HEADS[:1] if not fine else ["x.0"])
+    else:
+        program = network("mobilenet_v1")
+        if variant != "student":
+            program = merge(program, frozen_teacher())
+        training = build_training(program, terms() if variant != "student" else [], OptimizerConfig())
+        program, fetch = training.program, [training.losses[list(training.losses)[-1]]]
+        if variant != "stock":
+            program = run_passes(program, [PlaceKernels()]).program
+    session = Session("cpu")
+    session.start(program, 1)
+    if variant != "teacher":
+        rate = session.read([LEARNING_RATE])[LEARNING_RATE]
+        session.write({LEARNING_RATE: rate * 0 + 1e-6})
+    arrays = make_batch(batch, size, fine_grained=fine)
+    return lambda: float(session.run(program, arrays, fetch)[fetch[0]].mean())
+
+
+if __name__ == "__main__":
+    chosen = arguments(VARIANTS)
+    serve(build(chosen.variant, chosen.size, chosen.batch, chosen.recipe))
