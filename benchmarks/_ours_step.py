@@ -19,7 +19,17 @@ def build(variant: str, size: int, batch: int, recipe: str) -> Callable[[], floa
     from slim_distill.config.schema import BackboneConfig, LossConfig, ModelConfig, OptimizerConfig
     from slim_distill.engine.session import Session, start_static_mode
     from slim_distill.engine.training import LEARNING_RATE, build_training
-    from slim_distill.graph import FoldBatchNorm, Freeze, FuseInference, PlaceKernels, Slice, merge, run_passes, trace
+    from slim_distill.graph import (
+        FoldBatchNorm,
+        Freeze,
+        FuseInference,
+        PlaceKernels,
+        Slice,
+        UpdateEarly,
+        merge,
+        run_passes,
+        trace,
+    )
     from slim_distill.losses.terms import Term
     from slim_distill.models.build import build_model
 
@@ -56,7 +66,7 @@ def build(variant: str, size: int, batch: int, recipe: str) -> Callable[[], floa
         training = build_training(program, terms() if variant != "student" else [], OptimizerConfig())
         program, fetch = training.program, [training.losses[list(training.losses)[-1]]]
         if variant != "stock":
-            program = run_passes(program, [PlaceKernels()]).program
+            program = run_passes(program, [PlaceKernels(), UpdateEarly()]).program
     session = Session("cpu")
     session.start(program, 1)
     if variant != "teacher":

@@ -121,6 +121,17 @@ def test_the_same_prefix_twice_is_refused(merged):
         merge(teacher, student, {"image": "x"}, paddle.CPUPlace(), teacher_scope=scope)
 
 
+def test_names_are_those_of_the_legacy_ir():
+    """As Paddle 3.3.1 lists them for this network with FLAGS_enable_pir_api=0, batch norms apart."""
+    main, _ = network(4, "x")
+    named = slim_distill.paddleslim.name_program(main)
+    legacy = ("conv2d_0.tmp_0", "conv2d_0.tmp_1", "relu_0.tmp_0", "conv2d_1.tmp_0", "conv2d_1.tmp_1", "mean_0.tmp_0")
+    for name in (*legacy, "linear_0.tmp_0", "linear_0.tmp_1", "x", "conv2d_1.w_0", "batch_norm2d_0.w_2"):
+        assert name in named, name
+    assert named["conv2d_1.tmp_0"].get_defining_op().name() == "pd_op.conv2d"
+    assert named["conv2d_1.tmp_1"].get_defining_op().name() == "pd_op.add"
+
+
 def test_the_script_of_the_guide_runs():
     text = (Path(__file__).resolve().parents[1] / "docs" / "from_paddleslim.md").read_text(encoding="utf-8")
     before, after = re.findall(r"```python\n(.*?)```", text, re.DOTALL)

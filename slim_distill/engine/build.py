@@ -17,7 +17,7 @@ from slim_distill.engine.evaluate import Evaluation, detect, score
 from slim_distill.engine.session import Session
 from slim_distill.graph import Freeze, NamedProgram, Pass, Slice, dtype_of, merge, run_passes, shape_of, trace
 from slim_distill.graph.passes import FoldBatchNorm, FuseInference
-from slim_distill.losses.terms import Term
+from slim_distill.losses.terms import Term, bind_all
 from slim_distill.models.build import build_model
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "check_classes",
     "check_teacher",
     "class_names",
+    "cut_to_losses",
     "evaluate",
     "load_model",
     "load_teacher",
@@ -127,6 +128,29 @@ def build_merged(
             guest = _compiled(guest, needed, cfg.compile.teacher == "auto" and on_cpu)
         merged = merge(merged, guest, prefix)
     return merged
+
+
+def cut_to_losses(merged: NamedProgram, terms: Sequence[Term], *, task_loss: str = "loss") -> NamedProgram:
+    """A merged program without what no loss reads, such as parts of the student's loss that are only for looking at.
+
+    Raises:
+        LossError: a term does not bind.
+        TrainingError: a trainable parameter would go too, that is, no loss reads it.
+    """
+    bind_all(terms, merged.__getitem__)  # first, because its errors say which term is wrong
+    wanted = [name for term in terms for name in (*term.student, *term.teacher)]
+    result = run_passes(merged, [Slice(tuple(dict.fromkeys([task_loss, *wanted])))])
+    left = result.program.trainable()
+    lost = [name for name in merged.trainable() if name not in left]
+    if lost:
+        shown = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
+        raise TrainingError(
+            f"{len(lost)} trainable parameters are read by no loss: {shown}. "
+            "Add a term that reaches them, or freeze them"
+        )
+    for note in result.notes:
+        log.info("%s", note)
+    return result.program
 
 
 def _compiled(program: NamedProgram, keep: Sequence[str], fuse: bool) -> NamedProgram:

@@ -79,7 +79,7 @@ def train(cfg: RunConfig, teachers: Mapping[str, build.Teacher] | None = None, *
         student = build.build_student(cfg)
         terms = terms_from_config(cfg.distill) if teachers else ()
         merged = build.build_merged(student, teachers, terms, cfg, on_cpu=session.on_cpu)
-        training = build_training(merged, terms, cfg.optimizer)
+        training = build_training(build.cut_to_losses(merged, terms), terms, cfg.optimizer)
         if cfg.compile.placement == "auto" and session.on_cpu:
             training = _placed(training)
         session.start(training.program, cfg.seed)

@@ -40,7 +40,7 @@ def paddle_static():
 
 @pytest.fixture(scope="session")
 def record():
-    """Measured errors; written to the file that SLIM_DISTILL_PARITY names, from which docs/parity.md is made."""
+    """Measured errors; written as a table to the file that SLIM_DISTILL_PARITY names."""
     found = Record()
     yield found
     if "SLIM_DISTILL_PARITY" in os.environ:

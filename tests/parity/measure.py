@@ -1,6 +1,5 @@
-"""Relative errors, and a record of them all for docs/parity.md."""
+"""Relative errors, and a record of them all: the table of docs/parity.md."""
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,5 +56,8 @@ class Record:
         self.note(what, summary_error(summary(got), want), limit)
 
     def write(self, path: Path) -> None:
-        """Save all rows as JSON."""
-        path.write_text(json.dumps(self.rows, indent=1))
+        """Save all rows as a Markdown table."""
+        lines = ["| compared with | worst relative error | allowed |", "|---|---|---|"]
+        for what, (found, limit) in sorted(self.rows.items()):
+            lines.append(f"| {what} | {found:.1e} | {limit:.0e} |" if found else f"| {what} | 0 | {limit:.0e} |")
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
