@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     folder = ROOT / "docs" / "results" / "bccd"
     folder.mkdir(parents=True, exist_ok=True)
     trained = {name: runs[name] for name in models}
-    write_pictures(result, trained, folder, title="BCCD", threshold=0.3)
+    write_pictures(result, trained, folder, title="BCCD", threshold=0.3, images=3, cell_px=280)
     return 0
 
 

@@ -71,6 +71,7 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
         ),
         "anchor_masks": Rule(lambda v: len(v) > 0 and all(v), "lists of the numbers of anchors, none of them empty"),
         "norm_decay": _at_least(0),
+        "objectness_prior": Rule(lambda value: 0 < value < 1, "more than 0 and less than 1"),
         "scale": _POSITIVE,
         "scale_x_y": _at_least(1),
     },

@@ -79,13 +79,15 @@ class NmsConfig:
 class HeadConfig:
     """The YOLOv3 head. Anchors are (width, height) in pixels; a mask lists the anchors of one scale, stride 32 first.
 
-    `scale` multiplies the inner channels (1.0 published); `prefix` is put before every parameter name of the head.
+    `scale` multiplies the inner channels (1.0 published); `prefix` is put before every parameter name of the head;
+    `objectness_prior` is the objectness of every cell before training (0.5 published, 0.01 helps from scratch).
     """
 
     anchors: tuple[tuple[float, float], ...] = YOLO_ANCHORS
     anchor_masks: tuple[tuple[int, ...], ...] = ((6, 7, 8), (3, 4, 5), (0, 1, 2))
     norm_decay: float = 0.0
     scale: float = 1.0
+    objectness_prior: float = 0.5
     prefix: str = ""
     clip_bbox: bool = True
     scale_x_y: float = 1.0

@@ -1,7 +1,7 @@
 """A detection set that needs no download: real handwritten digits, composed into drawn scenes.
 
 The digits are scikit-learn's 1797 scans of 8x8 pixels (UCI ML hand-written digits, test part). They are drawn smoothly
-at 12 to 64 pixels with random ink, paper, slant and contrast onto backgrounds of gradients, cloudy noise, blobs and
+at 14 to 48 pixels with random ink, paper, slant and contrast onto backgrounds of gradients, cloudy noise, blobs and
 strokes that belong to no digit.
 """
 
@@ -22,8 +22,8 @@ __all__ = ["DIGIT_CLASSES", "Glyph", "draw_scene", "load_scans", "write_digits"]
 DIGIT_CLASSES = tuple("0123456789")
 
 _TRAIN_SHARE = 0.8  # of the scans; the rest, by other hands, is drawn in test images only
-_SMALLEST_PX, _LARGEST_PX = 12, 64
-_MAX_DIGITS = 6
+_SMALLEST_PX, _LARGEST_PX = 14, 48
+_FEWEST, _MOST = 3, 12  # digits in an image
 _MAX_OVERLAP = 0.08  # share of the smaller of two boxes
 _TRIES = 40
 
@@ -108,7 +108,7 @@ def draw_scene(scans: Scans, size: int, rng: np.random.Generator) -> tuple[np.nd
     image = _background(size, rng)
     glyphs: list[Glyph] = []
     inks: list[np.ndarray] = []
-    for _ in range(int(rng.integers(1, _MAX_DIGITS + 1))):
+    for _ in range(int(rng.integers(_FEWEST, _MOST + 1))):
         k = int(rng.integers(len(scans.images)))
         ink = _ink_mask(scans.images[k], rng)
         box = _place(ink.shape, size, glyphs, rng)
@@ -137,12 +137,12 @@ def _background(size: int, rng: np.random.Generator) -> np.ndarray:
     a, b = light + rng.normal(0, 28, (2, 3))
     image = (ramp * a + (1 - ramp) * b).astype(np.float32)
     for cells in (4, 9, 24):
-        cloud = rng.normal(0, rng.uniform(0, 16), (cells, cells, 3)).astype(np.float32)
+        cloud = rng.normal(0, rng.uniform(0, 12), (cells, cells, 3)).astype(np.float32)
         cloud = cloud * 0.4 + cloud.mean(axis=2, keepdims=True)
         image += resize(cloud, size, size, cv2.INTER_CUBIC)
-    for _ in range(int(rng.integers(0, 6))):
+    for _ in range(int(rng.integers(0, 4))):
         _add_blob(image, rng)
-    for _ in range(int(rng.integers(0, 7))):
+    for _ in range(int(rng.integers(0, 5))):
         _add_stroke(image, rng)
     return image
 
@@ -226,7 +226,7 @@ def _add_paper(image: np.ndarray, box: tuple[int, int, int, int], rng: np.random
 def _write(patch: np.ndarray, ink: np.ndarray, rng: np.random.Generator) -> None:
     """Write a digit onto `patch` in place, with a contrast to it from faint to strong."""
     ground = float(patch.mean())
-    contrast = rng.uniform(45, 170)
+    contrast = rng.uniform(60, 170)
     darker = ground - contrast >= 0 and (ground + contrast > 255 or rng.uniform() < 0.5)
     colour = np.clip(ground + (-contrast if darker else contrast) + rng.normal(0, 20, 3), 0, 255).astype(np.float32)
     patch += ink[..., None] * (colour - patch)

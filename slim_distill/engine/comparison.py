@@ -73,7 +73,14 @@ def compare(models: Mapping[str, Contender], judge: RunConfig) -> Comparison:
 
 
 def write_pictures(
-    result: Comparison, runs: Mapping[str, Path], folder: Path, *, title: str, threshold: float, images: int = 4
+    result: Comparison,
+    runs: Mapping[str, Path],
+    folder: Path,
+    *,
+    title: str,
+    threshold: float,
+    images: int = 4,
+    cell_px: int = 420,
 ) -> None:
     """Write `samples.png`, the first images with several objects as every model sees them, and `curves.png`.
 
@@ -84,6 +91,7 @@ def write_pictures(
         title: above the curves.
         threshold: smallest score of a drawn box, 0..1.
         images: rows of the sheet.
+        cell_px: longer side of a picture in it.
     """
     shown = [record for record in result.records if len(record["gt_bbox"]) > 2][:images]
     photos = [read_image(record["im_file"]) for record in shown]
@@ -93,8 +101,8 @@ def write_pictures(
         heading = f"{name}: {100 * result.evaluations[name].metric:.1f}"
         columns[heading] = [draw_boxes(p, found.by_image[_number(r)], result.classes, threshold) for p, r in pairs]
     grid = [list(row) for row in zip(*columns.values(), strict=True)]
-    save_png(folder / "samples.png", sheet(grid, column_titles=list(columns)))
-    loss_curves({name: _series(run) for name, run in runs.items()}, folder / "curves.png", title=title)
+    save_png(folder / "samples.png", sheet(grid, column_titles=list(columns), cell_px=cell_px))
+    loss_curves({name: _series(run) for name, run in runs.items()}, folder / "curves.png", title=title, shares=("metric",))
 
 
 def _number(record: Mapping[str, Any]) -> int:

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "digits"
 TEACHER_WEIGHTS = ASSETS / "teacher.safetensors"
-TRAIN_IMAGES, TEST_IMAGES = 800, 120
+TRAIN_IMAGES, TEST_IMAGES, IMAGE_PX = 2400, 160, 128
 
 
 @dataclass(frozen=True)
@@ -116,4 +116,4 @@ def _draw(cfg: RunConfig) -> None:
         log.info("the data set is in %s", root)
         return
     log.info("drawing %d + %d images of handwritten digits into %s", TRAIN_IMAGES, TEST_IMAGES, root)
-    write_digits(root, seed=0, train=TRAIN_IMAGES, test=TEST_IMAGES)
+    write_digits(root, seed=0, train=TRAIN_IMAGES, test=TEST_IMAGES, size=IMAGE_PX)

@@ -66,6 +66,7 @@ class Layers:
         groups: int = 1,
         bias: str | None = None,
         bias_decay: float | None = None,
+        bias_init: Initializer | None = None,
         init: Initializer | None = None,
         legacy: str | None = None,
     ) -> Value:
@@ -80,6 +81,7 @@ class Layers:
             groups: number of channel groups; as many as input channels for a depthwise convolution.
             bias: parameter name of the bias; None for no bias.
             bias_decay: L2 decay of the bias; None for the optimizer's.
+            bias_init: how the bias starts; None for zeros.
             init: how the kernel starts; None for a normal distribution of variance 2 / (kernel^2 * C), Paddle 1.x's
                 default, where C counts the channels of all groups.
             legacy: name that the published network gives this layer; None where it gives none.
@@ -94,7 +96,7 @@ class Layers:
         self._record(y, weight, f"{layer}.tmp_0")
         if bias is None:
             return y
-        b = self._parameter(bias, [channels], Constant(0.0), bias_decay)
+        b = self._parameter(bias, [channels], bias_init or Constant(0.0), bias_decay)
         return self._record(y + paddle.reshape(b, [1, channels, 1, 1]), weight, f"{layer}.tmp_1")
 
     def norm(

@@ -118,7 +118,14 @@ def _network(cfg: ModelConfig, image: Value, names: Names, *, training: bool) ->
     head: HeadConfig = cfg.head
     layers = Layers(names, training, prefix=head.prefix, norm_decay=head.norm_decay)
     features = [stages[f"c{5 - i}"] for i in range(len(head.anchor_masks))]
-    return yolo_head(features, layers, num_classes=cfg.num_classes, masks=head.anchor_masks, scale=head.scale)
+    return yolo_head(
+        features,
+        layers,
+        num_classes=cfg.num_classes,
+        masks=head.anchor_masks,
+        scale=head.scale,
+        objectness_prior=head.objectness_prior,
+    )
 
 
 def _backbone(cfg: BackboneConfig, image: Value, names: Names, *, training: bool) -> dict[str, Value]:

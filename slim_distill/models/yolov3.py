@@ -1,9 +1,12 @@
 """The YOLOv3 head, and how its raw maps become boxes."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import paddle
+from paddle.nn.initializer import Assign
 
 from slim_distill.models._layers import Layers, scaled_channels
 from slim_distill.models._names import Names, Value
@@ -61,7 +64,13 @@ class Suppression:
 
 
 def yolo_head(
-    features: Sequence[Value], layers: Layers, *, num_classes: int, masks: Sequence[Sequence[int]], scale: float = 1.0
+    features: Sequence[Value],
+    layers: Layers,
+    *,
+    num_classes: int,
+    masks: Sequence[Sequence[int]],
+    scale: float = 1.0,
+    objectness_prior: float = 0.5,
 ) -> list[Value]:
     """Build the YOLOv3 head; return its raw maps, coarsest first, each [N, A * (5 + C), g, g].
 
@@ -73,6 +82,8 @@ def yolo_head(
         num_classes: C.
         masks: anchors of each scale; only their number matters here.
         scale: multiplies the inner channels.
+        objectness_prior: objectness of a cell before training; 0.5, a bias of zero, as published. Less (RetinaNet's
+            0.01, https://arxiv.org/abs/1708.02002) spares a network trained from scratch unlearning a thousand objects.
 
     Source: https://arxiv.org/abs/1804.02767; names as in PaddleDetection 0.4.
     """
@@ -89,8 +100,16 @@ def yolo_head(
         tip = layers.dark_conv(route, 2 * channels, 3, f"yolo_block.{i}.tip")
         names.role(f"neck.p{5 - i}", tip)
         output = f"yolo_output.{i}.conv"
+        start = np.zeros((len(mask), 5 + num_classes), "float32")
+        start[:, 4] = math.log(objectness_prior / (1 - objectness_prior))
         head = layers.conv(
-            tip, len(mask) * (5 + num_classes), 1, f"{output}.weights", bias=f"{output}.bias", bias_decay=0.0
+            tip,
+            start.size,
+            1,
+            f"{output}.weights",
+            bias=f"{output}.bias",
+            bias_decay=0.0,
+            bias_init=Assign(start.reshape(-1)) if start.any() else None,
         )
         heads.append(names.role(f"yolo_head.{i}", head))
         if i + 1 < len(masks):

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ def loss_curves(
     title: str = "",
     window: int | None = None,
     log: bool | None = None,
+    shares: Collection[str] = (),
 ) -> Path:
     """Draw one panel for each name of a series, with a line for each run that has it; return the file's path.
 
@@ -42,6 +43,7 @@ def loss_curves(
         title: above all panels.
         window: points averaged; None for a fortieth of the run, 1 for none.
         log: logarithmic axis; None for one where all values are positive and span more than a factor of 30.
+        shares: series that are shares of one, whose axis is linear and starts at 0.
 
     Raises:
         DataError: nothing to draw, steps and values of different length, or the file cannot be written.
@@ -60,7 +62,9 @@ def loss_curves(
                 steps, values = _points(f"{run}: {name}", series[name])
                 _smoothed_line(axes, steps, values, window, COLOURS[number % len(COLOURS)])
                 drawn.append(values)
-        if _wants_log(drawn) if log is None else log:
+        if name in shares:
+            axes.set_ylim(bottom=0)
+        elif _wants_log(drawn) if log is None else log:
             _make_log(axes)
         _label(axes, name, "step", "")
     _add_legend(figure, list(runs))

@@ -75,10 +75,10 @@ def test_boxes_surround_visible_ink_of_many_sizes():
             assert 0 <= y1 < y2 < 160
             heights.append(y2 - y1 + 1)
             contrasts.append(np.ptp(image[y1 : y2 + 1, x1 : x2 + 1].mean(axis=2)))
-    assert min(counts) >= 1
-    assert max(counts) == 6
-    assert min(heights) <= 14
-    assert max(heights) >= 55
+    assert min(counts) >= 2
+    assert max(counts) == 12
+    assert min(heights) <= 15
+    assert max(heights) >= 42
     assert np.median(contrasts) > 60
     assert min(contrasts) > 25
 
@@ -90,5 +90,5 @@ def test_says_how_to_install_scikit_learn(monkeypatch, tmp_path):
 
 
 def test_refuses_images_too_small_for_the_digits(tmp_path):
-    with pytest.raises(DataError, match="size 100: digits are up to 64 px large"):
-        write_digits(tmp_path, seed=0, train=1, test=0, size=100)
+    with pytest.raises(DataError, match="size 90: digits are up to 48 px large"):
+        write_digits(tmp_path, seed=0, train=1, test=0, size=90)

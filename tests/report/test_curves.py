@@ -65,6 +65,7 @@ def test_axis_is_logarithmic_when_values_span_much(tmp_path):
     np.testing.assert_array_equal(draw(narrow), draw(narrow, log=False))
     np.testing.assert_array_equal(draw(wide - 1), draw(wide - 1, log=False))  # a zero has no logarithm
     assert (draw(wide) != draw(wide, log=False)).any()
+    assert (draw(wide, shares=("loss",)) != draw(wide)).any()
 
 
 def test_moving_average_values():
