@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 
-os.environ["FLAGS_enable_pir_api"] = "0"
+os.environ["FLAGS_enable_pir_api"] = "0"  # noqa: SIM112 it is Paddle's name
 
 import paddle
 import paddle.nn.functional as F

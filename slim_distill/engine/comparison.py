@@ -102,7 +102,8 @@ def write_pictures(
         columns[heading] = [draw_boxes(p, found.by_image[_number(r)], result.classes, threshold) for p, r in pairs]
     grid = [list(row) for row in zip(*columns.values(), strict=True)]
     save_png(folder / "samples.png", sheet(grid, column_titles=list(columns), cell_px=cell_px))
-    loss_curves({name: _series(run) for name, run in runs.items()}, folder / "curves.png", title=title, shares=("metric",))
+    series = {name: _series(run) for name, run in runs.items()}
+    loss_curves(series, folder / "curves.png", title=title, shares=("metric",))
 
 
 def _number(record: Mapping[str, Any]) -> int:
