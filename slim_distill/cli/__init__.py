@@ -21,6 +21,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "train": "train a model from scratch or from pre-trained weights",
     "distill": "train a student with a teacher in one program",
+    "compare": "train recipes and a control over several seeds, and compare them",
     "eval": "score a model on its evaluation data",
     "infer": "detect objects in images and draw them",
     "list-vars": "list the variables of a student and a teacher side by side",

@@ -1,7 +1,7 @@
 """The configuration of a run: its schema, reading and writing it, and the published recipes. No Paddle here."""
 
 from slim_distill.config.convert import to_dict
-from slim_distill.config.load import dump_config, load_config
+from slim_distill.config.load import dump_config, load_config, with_recipe
 from slim_distill.config.recipes import default_terms
 from slim_distill.config.schema import (
     BackboneConfig,
@@ -47,4 +47,5 @@ __all__ = [
     "dump_config",
     "load_config",
     "to_dict",
+    "with_recipe",
 ]

@@ -15,9 +15,10 @@ from slim_distill.config.dialects.paddledetection import load_paddledetection
 from slim_distill.config.merge import merge, override, parse_override
 from slim_distill.config.schema import RunConfig
 
-__all__ = ["dump_config", "load_config"]
+__all__ = ["dump_config", "load_config", "with_recipe"]
 
 BASE_KEY = "base"
+RECIPE_KEY = "distill"
 
 
 def load_config(path: str | PathLike[str], overrides: Sequence[str] = ()) -> RunConfig:
@@ -58,6 +59,30 @@ def load_config(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Run
 def dump_config(cfg: RunConfig) -> str:
     """Return a configuration as YAML of our own dialect, every key spelt out, that loads back to an equal one."""
     return to_text(to_dict(cfg))
+
+
+def with_recipe(cfg: RunConfig, path: str | PathLike[str]) -> RunConfig:
+    """Return a run with the recipe of a file in place of its own.
+
+    The file is YAML with the one key `distill`, written as in a configuration; its `terms` replace those of the run,
+    other keys are laid over the run's.
+
+    Raises:
+        ConfigError: as `load_config`; also another key than `distill`, and a recipe without terms.
+    """
+    main = Path(path)
+    tree = _read(main)
+    place = Place((), [Layer(str(main), tree), Layer("the student's configuration", to_dict(cfg))])
+    for key in tree:
+        if key != RECIPE_KEY:
+            place.at(key).fail(
+                f"a recipe has the one key {RECIPE_KEY!r}: the rest is the student's, so that nothing else differs"
+            )
+    recipe = tree.get(RECIPE_KEY)
+    if not isinstance(recipe, dict) or not recipe.get("terms"):
+        place.at(RECIPE_KEY, "terms").fail("a recipe needs at least one term; see docs/recipes.md")
+    merged = merge(to_dict(cfg), tree)
+    return check(convert(RunConfig, merged, place), place)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -188,15 +188,18 @@ class _Job:
         self.scalars = Scalars(folder / "vdl", cfg.train.log_iter)
 
     def hooks(self) -> list[Hook]:
-        """Progress and records first, so that a failing save or evaluation has its step on record."""
+        """Progress and records first, so that a failing save or evaluation has its step on record.
+
+        Evaluation comes before the checkpoint: a run that is interrupted in between does both again.
+        """
         train = self.cfg.train
         (self.folder / "config.yml").write_text(dump_config(self.cfg), encoding="utf-8")
         return [
             Progress(self.cfg.name, self.cfg.data.train.batch_size, train.log_iter),
             self.recorder,
             self.scalars,
-            EverySteps(train.snapshot_iter, self.save),
             EverySteps(train.eval_iter or train.snapshot_iter, self.evaluate),
+            EverySteps(train.snapshot_iter, self.save),
         ]
 
     def step_function(self, batches: Iterator[Mapping[str, np.ndarray]], first: int) -> Any:
@@ -247,14 +250,14 @@ class _Job:
         return {name.removeprefix(EMA_PREFIX): array for name, array in averaged.items()}
 
     def save(self, done: int) -> None:
-        """Write a complete checkpoint, then drop the oldest; at the end also the final model."""
+        """Write a complete checkpoint, then drop the oldest; at the end before it the final model."""
         facts = {"seed": self.cfg.seed, "max_iters": self.cfg.train.max_iters, "config_sha256": _config_hash(self.cfg)}
         model, state = self.session.read(self.training.student), self.session.read(self.training.state)
         text = dump_config(self.cfg)
-        save_checkpoint(self.folder / str(done), Checkpoint(model, state, done, facts), text)
-        remove_old(self.folder, self.cfg.train.keep)
         if done == self.cfg.train.max_iters:
             save_checkpoint(self.folder / FINAL, Checkpoint(self.model(), {}, done, facts), text)
+        save_checkpoint(self.folder / str(done), Checkpoint(model, state, done, facts), text)
+        remove_old(self.folder, self.cfg.train.keep)
 
     def evaluate(self, done: int) -> None:
         """Score the student, and keep its parameters when it is the best so far."""

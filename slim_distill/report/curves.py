@@ -15,8 +15,9 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from slim_distill.common.errors import DataError
 from slim_distill.common.files import atomic_write
+from slim_distill.report.seeds import Summary
 
-__all__ = ["ap_bars", "ap_curves", "loss_curves", "moving_average"]
+__all__ = ["ap_bars", "ap_curves", "difference_plot", "loss_curves", "moving_average"]
 
 Series = tuple[Sequence[float], Sequence[float]]
 
@@ -116,6 +117,55 @@ def ap_bars(runs: Mapping[str, Sequence[float]], path: str | Path, *, title: str
     return _save(figure, path)
 
 
+def difference_plot(
+    summaries: Mapping[str, Summary], path: str | Path, *, title: str = "", label: str = "AP", level: float = 0.95
+) -> Path:
+    """Draw a line for each run: its value for each seed, and its differences to the control; return the file's path.
+
+    Left the values, right the differences seed by seed with their mean and interval around a line at zero; dots are
+    seeds, diamonds means, all in per cent. An interval far wider than the dots leaves the picture; its ends are
+    written beside it.
+
+    Args:
+        summaries: run -> its summary; the control is the one without differences.
+        path: the file; its ending says the format (.png, .svg, .pdf).
+        title: above both panels.
+        label: the figure's name.
+        level: of confidence, for the label.
+
+    Raises:
+        DataError: nothing to draw, or the file cannot be written.
+    """
+    if not summaries:
+        raise DataError(f"{path}: no runs to draw")
+    control = next((s.values for s in summaries.values() if s.difference is None), {})
+    figure = _figure(10.5, 0.62 * len(summaries) + 1.5, title)
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.15))
+    reach = [0.0]
+    for row, summary in enumerate(summaries.values()):
+        colour = COLOURS[row % len(COLOURS)]
+        _dots(left, row, [100 * v for v in summary.values.values()], 100 * summary.mean, colour)
+        gain = summary.difference
+        if gain is None:
+            continue
+        changes = [100 * (v - control[seed]) for seed, v in summary.values.items() if seed in control]
+        text = f"{100 * gain.mean:+.1f}  (interval n/a)"
+        if gain.low is not None and gain.high is not None:
+            low, high = 100 * gain.low, 100 * gain.high
+            right.plot([low, high], [row, row], color=colour, linewidth=5, alpha=0.3, solid_capstyle="butt")
+            text = f"{100 * gain.mean:+.1f}  [{low:+.1f}, {high:+.1f}]"
+            # As far as the dots reach, three times: an interval of two seeds would hide everything else.
+            widest = 3 * max(map(abs, changes))
+            reach += [max(low, -widest), min(high, widest)]
+        reach += changes
+        _dots(right, row, changes, 100 * gain.mean, colour)
+        right.annotate(text, (1.02, row), xycoords=("axes fraction", "data"), va="center", fontsize=9)
+    _finish_rows(left, right, list(summaries), reach)
+    _label(left, "", f"{label}, per cent", "")
+    _label(right, "", f"difference to the control, points, with its {100 * level:g} % interval", "")
+    return _save(figure, path)
+
+
 def moving_average(values: np.ndarray, window: int) -> np.ndarray:
     """Return [n] means over `window` points around each of the values [n], fewer at the ends.
 
@@ -142,6 +192,22 @@ def _smoothed_line(axes: Axes, steps: np.ndarray, values: np.ndarray, window: in
     if points > 1:
         axes.plot(steps, np.where(np.isfinite(values), values, np.nan), color=colour, alpha=0.22, linewidth=0.8)
     axes.plot(steps, moving_average(values, points), color=colour, linewidth=1.8)
+
+
+def _dots(axes: Axes, row: int, values: Sequence[float], mean: float, colour: str) -> None:
+    """The mean as a diamond, and above it the seeds as dots, each a little higher so that equal ones stay apart."""
+    heights = row - 0.2 - 0.06 * np.arange(len(values)) % 0.24
+    axes.plot(values, heights, "o", color=colour, alpha=0.75, markersize=5, markeredgewidth=0)
+    axes.plot([mean], [row], "D", color="white", markeredgecolor=colour, markeredgewidth=1.8, markersize=7)
+
+
+def _finish_rows(left: Axes, right: Axes, runs: Sequence[str], reach: Sequence[float]) -> None:
+    margin = 0.06 * (max(reach) - min(reach)) or 1.0
+    right.set_xlim(min(reach) - margin, max(reach) + margin)
+    right.axvline(0.0, color="#222226", linewidth=1.2)
+    left.set_yticks(range(len(runs)), list(runs))
+    left.set_ylim(len(runs) - 0.5, -0.5)  # the first run on top
+    right.tick_params(axis="y", length=0)
 
 
 def _wants_log(drawn: Sequence[np.ndarray]) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from slim_distill.common.errors import ConfigError
-from slim_distill.config import RunConfig, TermConfig, TransformConfig, dump_config, load_config, to_dict
+from slim_distill.config import RunConfig, TermConfig, TransformConfig, dump_config, load_config, to_dict, with_recipe
 from slim_distill.config.merge import merge, override
 from tests.config.samples import OWN, write_foreign, write_own
 
@@ -257,3 +257,30 @@ def test_records_with_defaults_only_load_from_a_minimal_file(tmp_path: Path):
     text = "name: small\nmodel: {num_classes: 1, backbone: {type: mobilenet_v1}}\n"
     cfg = load_config(write_own(tmp_path, text))
     assert cfg == RunConfig(name="small", model=cfg.model)
+
+
+def test_a_recipe_replaces_the_terms_and_leaves_the_rest(tmp_path: Path):
+    cfg = load_config(write_own(tmp_path))
+    term = "{loss: kd, student: a, teacher: b, from: big_, temperature: 4}"
+    new = with_recipe(cfg, write_own(tmp_path, f"distill: {{force: true, terms: [{term}]}}", "recipe.yml"))
+    assert new.distill.terms == (TermConfig("kd", ("a",), ("b",), 1.0, "big_", {"temperature": 4}),)
+    assert new.distill.force
+    assert new.distill.teachers == cfg.distill.teachers
+    assert replace(new, distill=cfg.distill) == cfg
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("distill: {terms: []}", r"^distill\.terms: a recipe needs at least one term"),
+        ("distill: {}", r"^distill\.terms: a recipe needs at least one term"),
+        ("name: x", r"^name: a recipe has the one key 'distill'"),
+        ("architecture: YOLOv3", r"^architecture: a recipe has the one key 'distill'"),
+        ("distill: {terms: [{loss: l2, studnt: a, teacher: a}]}", r"^distill\.terms\[0\]\.student: is missing"),
+        ("distill: {trms: 1, terms: [{loss: l2, student: a, teacher: a}]}", r"^distill\.trms: unknown key"),
+        ("distill: {terms: [{loss: l2, student: a, teacher: a, weight: -1}]}", r"weight: must be .*\(in .*r\.yml\)$"),
+    ],
+)
+def test_useless_recipe_files_are_refused(tmp_path: Path, text: str, message: str):
+    with pytest.raises(ConfigError, match=message):
+        with_recipe(load_config(write_own(tmp_path)), write_own(tmp_path, text, "r.yml"))
