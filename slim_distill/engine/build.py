@@ -59,15 +59,17 @@ class Detector:
     program: NamedProgram
 
 
-def build_student(cfg: RunConfig) -> NamedProgram:
-    """The student's training program, not yet merged with anything."""
-    return trace(build_model(cfg.model, "train"))
+def build_student(cfg: RunConfig, size_px: int | None = None, batch: int | None = None) -> NamedProgram:
+    """The student's training program, not yet merged with anything; sizes that are None are dynamic."""
+    return trace(build_model(cfg.model, "train", size_px, batch))
 
 
-def build_teacher(cfg: RunConfig, student: RunConfig) -> NamedProgram:
+def build_teacher(
+    cfg: RunConfig, student: RunConfig, size_px: int | None = None, batch: int | None = None
+) -> NamedProgram:
     """A teacher's training program, with the student's form of the loss so that it exposes the same variables."""
     loss = replace(cfg.model.loss, fine_grained=student.model.loss.fine_grained)
-    return trace(build_model(replace(cfg.model, loss=loss), "train"))
+    return trace(build_model(replace(cfg.model, loss=loss), "train", size_px, batch))
 
 
 def load_weights(source: str, program: NamedProgram, *, strict: bool) -> dict[str, np.ndarray]:
@@ -108,6 +110,8 @@ def build_merged(
     *,
     on_cpu: bool,
     keep: Sequence[str] = (),
+    size_px: int | None = None,
+    batch: int | None = None,
 ) -> NamedProgram:
     """Student and teachers in one program; of a frozen teacher only what the terms need, compiled for inference.
 
@@ -118,10 +122,11 @@ def build_merged(
         cfg: the student's run.
         on_cpu: whether the program will run on a CPU.
         keep: further variables of every teacher, without prefix: "loss" is its own detection loss.
+        size_px, batch: of the student's program, where it was built for one size.
     """
     merged = student
     for prefix, teacher in teachers.items():
-        guest = build_teacher(teacher.cfg, cfg).with_values(teacher.values)
+        guest = build_teacher(teacher.cfg, cfg, size_px, batch).with_values(teacher.values)
         wanted = (n.removeprefix(prefix) for t in terms for n in t.teacher if n.startswith(prefix))
         needed = tuple(dict.fromkeys((*wanted, *keep)))
         if teacher.frozen:
