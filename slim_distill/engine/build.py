@@ -1,7 +1,7 @@
 """The composition root: from configurations to models, programs and data, in plain sight."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,13 +15,26 @@ from slim_distill.data.labels import read_labels
 from slim_distill.data.loader import Loader
 from slim_distill.engine.evaluate import Evaluation, detect, score
 from slim_distill.engine.session import Session
-from slim_distill.graph import Freeze, NamedProgram, Pass, Slice, dtype_of, merge, run_passes, shape_of, trace
+from slim_distill.graph import (
+    Freeze,
+    NamedProgram,
+    Pass,
+    PassResult,
+    Slice,
+    count_operators,
+    dtype_of,
+    merge,
+    run_passes,
+    shape_of,
+    trace,
+)
 from slim_distill.graph.passes import FoldBatchNorm, FuseInference
 from slim_distill.losses.terms import Term, bind_all
 from slim_distill.models.build import build_model
 
 __all__ = [
     "Detector",
+    "Report",
     "Teacher",
     "build_detector",
     "build_eval_loader",
@@ -40,6 +53,9 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+
+Report = Callable[[str], None]
+"""Takes one line about what was done to a program."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +128,7 @@ def build_merged(
     keep: Sequence[str] = (),
     size_px: int | None = None,
     batch: int | None = None,
+    report: Report = log.debug,
 ) -> NamedProgram:
     """Student and teachers in one program; of a frozen teacher only what the terms need, compiled for inference.
 
@@ -123,6 +140,7 @@ def build_merged(
         on_cpu: whether the program will run on a CPU.
         keep: further variables of every teacher, without prefix: "loss" is its own detection loss.
         size_px, batch: of the student's program, where it was built for one size.
+        report: is told what was done to each frozen teacher.
     """
     merged = student
     for prefix, teacher in teachers.items():
@@ -130,12 +148,17 @@ def build_merged(
         wanted = (n.removeprefix(prefix) for t in terms for n in t.teacher if n.startswith(prefix))
         needed = tuple(dict.fromkeys((*wanted, *keep)))
         if teacher.frozen:
-            guest = _compiled(guest, needed, cfg.compile.teacher == "auto" and on_cpu)
+            before = count_operators(guest)
+            result = _compiled(guest, needed, cfg.compile.teacher == "auto" and on_cpu)
+            guest = result.program
+            report(f"{prefix}: {result.summary()}; {before} -> {count_operators(guest)} operators in a step")
         merged = merge(merged, guest, prefix)
     return merged
 
 
-def cut_to_losses(merged: NamedProgram, terms: Sequence[Term], *, task_loss: str = "loss") -> NamedProgram:
+def cut_to_losses(
+    merged: NamedProgram, terms: Sequence[Term], *, task_loss: str = "loss", report: Report = log.debug
+) -> NamedProgram:
     """A merged program without what no loss reads, such as parts of the student's loss that are only for looking at.
 
     Raises:
@@ -153,26 +176,25 @@ def cut_to_losses(merged: NamedProgram, terms: Sequence[Term], *, task_loss: str
             f"{len(lost)} trainable parameters are read by no loss: {shown}. "
             "Add a term that reaches them, or freeze them"
         )
-    for note in result.notes:
-        log.info("%s", note)
+    report(f"what no loss reads: {result.summary()}")
     return result.program
 
 
-def _compiled(program: NamedProgram, keep: Sequence[str], fuse: bool) -> NamedProgram:
+def _compiled(program: NamedProgram, keep: Sequence[str], fuse: bool) -> PassResult:
     passes: list[Pass] = [Freeze(), Slice(tuple(keep))]
     if fuse:
         passes += [FoldBatchNorm(tuple(keep)), FuseInference(tuple(keep))]
     result = run_passes(program, passes)
     for note in result.notes:
         log.debug("%s", note)
-    return result.program
+    return result
 
 
 def build_detector(cfg: RunConfig, values: Mapping[str, np.ndarray]) -> Detector:
     """A model ready to detect: frozen, cut to its detections, compiled, with the given parameters."""
     session = Session(cfg.device)
     program = trace(build_model(cfg.model, "eval")).with_values(values)
-    program = _compiled(program, ("dets", "dets_num"), cfg.compile.teacher == "auto" and session.on_cpu)
+    program = _compiled(program, ("dets", "dets_num"), cfg.compile.teacher == "auto" and session.on_cpu).program
     session.start(program, seed=0)
     return Detector(session, program)
 

@@ -78,11 +78,10 @@ def train(cfg: RunConfig, teachers: Mapping[str, build.Teacher] | None = None, *
 
         student = build.build_student(cfg)
         terms = terms_from_config(cfg.distill) if teachers else ()
-        merged = build.build_merged(student, teachers, terms, cfg, on_cpu=session.on_cpu)
-        training = build_training(build.cut_to_losses(merged, terms), terms, cfg.optimizer)
+        merged = build.build_merged(student, teachers, terms, cfg, on_cpu=session.on_cpu, report=log.info)
+        training = build_training(build.cut_to_losses(merged, terms, report=log.info), terms, cfg.optimizer)
         placed = place(training.program, cfg, on_cpu=session.on_cpu)
-        for note in placed.notes:
-            log.info("%s", note)
+        log.info("step: %s", placed.summary())
         training = replace(training, program=placed.program)
         session.start(training.program, cfg.seed)
         _load(session, training, student, cfg, checkpoint)

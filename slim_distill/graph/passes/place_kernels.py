@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from slim_distill.graph import _pir
-from slim_distill.graph.passes._placement import place
+from slim_distill.graph.passes._placement import only_cpus, place
 from slim_distill.graph.passes._replace import retire
 from slim_distill.graph.passes.infra import PassResult
 from slim_distill.graph.program import NamedProgram
@@ -52,17 +52,18 @@ class PlaceKernels:
     def apply(self, program: NamedProgram) -> PassResult:
         """Replace operators by their oneDNN twins."""
         if self.device != "cpu":
-            return PassResult(program, False, (f"left alone: only CPUs run these kernels, not {self.device}",))
+            return only_cpus(program, self.device)
         wanted = [op for op in _pir.ops(program.main) if self._wants(op)]
         if not wanted:
             return PassResult(program, False)
         result = place(program.main, wanted, training=True)
         if not result.placed:
-            return PassResult(program, False, result.notes)
+            return PassResult(program, False, result.notes, refusals=result.refusals)
         count = Counter(name.removeprefix("pd_op.") for name in result.placed)
         shown = ", ".join(f"{n} {name}" for name, n in sorted(count.items()))
         program = retire(program, result.dead, result.moved)
-        return PassResult(program, True, (f"on oneDNN: {shown}", *result.notes))
+        counts = {"operators placed on oneDNN": len(result.placed)}
+        return PassResult(program, True, (f"on oneDNN: {shown}", *result.notes), counts, result.refusals)
 
     def ensures(self, program: NamedProgram) -> None:
         """No name stands for a value in a layout that only oneDNN reads."""
