@@ -148,7 +148,9 @@ def _training(
         teachers[TEACHER] = build.Teacher(teacher, values, frozen)
     terms = terms_from_config(student.distill) if teachers else ()
     training = fixed_step(student, teachers, terms, size_px=size_px, batch=batch, on_cpu=on_cpu)
-    return replace(training, program=place(training.program, student, on_cpu=on_cpu).program)
+    placement = student.compile.placement
+    placed = place(training.program, placement, on_cpu=on_cpu, fixed=lambda: training.program)
+    return replace(training, program=placed.program)
 
 
 def _timed(session: Session, training: TrainingProgram, costs: Sequence[OpCost]) -> tuple[float, list[_Operator]]:

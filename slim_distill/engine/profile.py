@@ -10,7 +10,7 @@ from paddle.profiler import Profiler, ProfilerTarget
 from slim_distill.common.errors import GraphError
 from slim_distill.graph import runs_as
 
-__all__ = ["Profile", "match_times", "profile"]
+__all__ = ["Profile", "match_times", "profile", "record"]
 
 _RUN = "StandaloneExecutor::run"
 _OPERATOR = "Operator"
@@ -43,27 +43,38 @@ def profile(run: Callable[[], object], *, runs: int = 7, warm_up: int = 2) -> Pr
         warm_up: runs before that.
 
     Raises:
-        GraphError: the profiler recorded no operators, or other ones in each run.
+        GraphError: the profiler recorded another number of runs, or no operators.
     """
     for _ in range(warm_up):
         run()
-    walls = []
-    recorder = Profiler(targets=[ProfilerTarget.CPU], on_trace_ready=_keep)
-    recorder.start()
-    for _ in range(runs):
+    walls: list[float] = []
+
+    def timed() -> None:
         start = time.perf_counter()
         run()
         walls.append(1e3 * (time.perf_counter() - start))
-    recorder.stop()
-    found = [list(_kernels(node)) for node in _nodes(recorder) if node.name == _RUN]
-    sequences = [[name for name, _ in kernels] for kernels in found]
-    if len(found) != runs or not found[0] or any(sequence != sequences[0] for sequence in sequences):
-        lengths = ", ".join(str(len(sequence)) for sequence in sequences) or "none"
-        raise GraphError(
-            f"Paddle's profiler recorded {lengths} operators in {runs} runs; the same in each was expected"
-        )
+
+    found = record([timed] * runs)
     fastest = walls.index(min(walls))
     return Profile(walls[fastest], tuple(found[fastest]))
+
+
+def record(runs: Sequence[Callable[[], object]]) -> list[list[tuple[str, float]]]:
+    """Call each of `runs`, a call of an executor, in turn: the (operator, ms) of each in the order of execution.
+
+    Raises:
+        GraphError: the profiler recorded another number of runs, or no operators.
+    """
+    recorder = Profiler(targets=[ProfilerTarget.CPU], on_trace_ready=_keep)
+    recorder.start()
+    for run in runs:
+        run()
+    recorder.stop()
+    found = [list(_kernels(node)) for node in _nodes(recorder) if node.name == _RUN]
+    if len(found) != len(runs) or not all(found):
+        lengths = ", ".join(str(len(kernels)) for kernels in found) or "no"
+        raise GraphError(f"Paddle's profiler recorded runs of {lengths} operators; {len(runs)} runs were made")
+    return found
 
 
 def match_times(

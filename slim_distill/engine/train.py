@@ -23,7 +23,7 @@ from slim_distill.engine.checkpoint import (
     remove_old,
     save_checkpoint,
 )
-from slim_distill.engine.compiling import place
+from slim_distill.engine.compiling import place, usual_step
 from slim_distill.engine.evaluate import Evaluation
 from slim_distill.engine.hooks import EverySteps, Progress, Recorder, Scalars
 from slim_distill.engine.loop import Hook, run_loop
@@ -80,7 +80,12 @@ def train(cfg: RunConfig, teachers: Mapping[str, build.Teacher] | None = None, *
         terms = terms_from_config(cfg.distill) if teachers else ()
         merged = build.build_merged(student, teachers, terms, cfg, on_cpu=session.on_cpu, report=log.info)
         training = build_training(build.cut_to_losses(merged, terms, report=log.info), terms, cfg.optimizer)
-        placed = place(training.program, cfg, on_cpu=session.on_cpu)
+        placed = place(
+            training.program,
+            cfg.compile.placement,
+            on_cpu=session.on_cpu,
+            fixed=lambda: usual_step(cfg, teachers, terms, on_cpu=session.on_cpu),
+        )
         log.info("step: %s", placed.summary())
         training = replace(training, program=placed.program)
         session.start(training.program, cfg.seed)

@@ -1,6 +1,7 @@
 """Programs of Paddle's IR with named variables, and the rewrites on them."""
 
 from slim_distill.graph._pir import parameters
+from slim_distill.graph.convolutions import ConvolutionLayer, convolution_layers
 from slim_distill.graph.cost import BACKWARD, FORWARD, PHASES, UPDATE, OpCost, count_operators, operator_costs, runs_as
 from slim_distill.graph.load import load_inference_program
 from slim_distill.graph.naming import layer_name, name_values
@@ -25,6 +26,7 @@ __all__ = [
     "FORWARD",
     "PHASES",
     "UPDATE",
+    "ConvolutionLayer",
     "FoldBatchNorm",
     "Freeze",
     "FuseInference",
@@ -35,6 +37,7 @@ __all__ = [
     "PlaceKernels",
     "Slice",
     "UpdateEarly",
+    "convolution_layers",
     "count_operators",
     "dtype_of",
     "layer_name",
