@@ -1,6 +1,7 @@
 """The composition root: from configurations to models, programs and data, in plain sight."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -104,6 +105,9 @@ def load_weights(source: str, program: NamedProgram, *, strict: bool) -> dict[st
     arrays, report = match_weights(read_weights(source), wanted, what=source, strict=strict)
     log.info("%s: %s", source, report)
     # Files may hold half precision to be small; the program computes in its own.
+    stored = Counter(str(a.dtype) for name, a in arrays.items() if str(a.dtype) != dtype_of(parameters[name]))
+    for dtype, number in stored.items():
+        log.info("%s: %d parameters stored as %s are converted to the program's number type", source, number, dtype)
     return {name: array.astype(dtype_of(parameters[name]), copy=False) for name, array in arrays.items()}
 
 

@@ -12,7 +12,7 @@ from slim_distill.config.schema import RunConfig, TeacherConfig
 from slim_distill.engine import build
 from slim_distill.engine.compiling import fixed_step, initial_values, place, usual_size
 from slim_distill.engine.profile import match_times, profile
-from slim_distill.engine.session import Session
+from slim_distill.engine.session import Session, runs_in_order
 from slim_distill.engine.training import TrainingProgram
 from slim_distill.graph import PHASES, NamedProgram, OpCost, dtype_of, operator_costs, shape_of
 from slim_distill.losses.build import terms_from_config
@@ -108,7 +108,7 @@ def step_cost(
 
     Raises:
         ConfigError: no size is known, the batch is empty, the expression cannot be read, the recipe reads nothing of
-            the teacher, or `time` is asked for on another device than a CPU.
+            the teacher, or `time` is asked for on another device than a CPU or where operators run in any order.
     """
     expression = _expression(grep)
     if batch < 1:
@@ -119,6 +119,8 @@ def step_cost(
     session = Session(student.device)
     if time and not session.on_cpu:
         raise ConfigError("--time measures operators on a CPU only; add -o device=cpu, or leave it out for --cost")
+    if time and not runs_in_order():
+        raise ConfigError("--time needs operators to run one after the other; unset FLAGS_new_executor_serial_run")
     training = _training(student, teacher, size_px, batch, on_cpu=session.on_cpu)
     costs = operator_costs(training.program)
     step_ms, operators = None, [_Operator(cost, None) for cost in costs]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from slim_distill.engine.evaluate import Evaluation
 from slim_distill.engine.hooks import EverySteps, Progress, Recorder, Scalars
 from slim_distill.engine.loop import Hook, run_loop
 from slim_distill.engine.schedule import learning_rate
-from slim_distill.engine.session import Session, check_finite, seed_step, start_static_mode
+from slim_distill.engine.session import Session, check_finite, seed_step, start_static_mode, user_flags
 from slim_distill.engine.training import EMA_PREFIX, LEARNING_RATE, TrainingProgram, build_training
 from slim_distill.losses.build import terms_from_config
 
@@ -63,6 +64,8 @@ def train(cfg: RunConfig, teachers: Mapping[str, build.Teacher] | None = None, *
         SlimDistillError: anything of configuration, data, weights or training that makes the run useless.
     """
     start_static_mode()
+    for line in user_flags(os.environ):
+        log.warning("%s", line)
     teachers = dict(teachers or {})
     folder = build.run_folder(cfg)
     _make_folder(folder)
