@@ -154,9 +154,11 @@ def build(variant: str, size: int, batch: int, recipe: str) -> Callable[[], floa
 
     teacher, its_startup, its_heads, its_parts, _ = network(resnet34)
     student, startup, heads, parts, own = network(mobilenet_v1)
-    executor.run(its_startup)
+    its_scope = static.Scope()
+    executor.run(its_startup, scope=its_scope)
     executor.run(startup)
-    merge(teacher.clone(for_test=True), student, {name: name for name in arrays}, place)
+    same = {name: name for name in arrays}
+    merge(teacher.clone(for_test=True), student, same, place, teacher_scope=its_scope)
 
     def of_teacher(value: Tensor) -> Tensor:
         return student.global_block().var(f"teacher_{value.name}")

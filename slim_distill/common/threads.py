@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
-__all__ = ["available_cores", "configure_threads"]
+__all__ = ["available_cores", "configure_threads", "cpu_model"]
 
 _CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
 _CGROUP_V1 = Path("/sys/fs/cgroup/cpu")
@@ -36,6 +36,15 @@ def available_cores() -> int:
     quota = _quota()
     # A quota of 1.5 cores is served better by 2 threads than by 1.
     return max(1, cores if quota is None else min(cores, math.ceil(quota)))
+
+
+def cpu_model() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        names = [line.partition(":")[2] for line in _CPUINFO.read_text().splitlines() if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0].strip() if names else platform.processor() or platform.machine()
 
 
 def configure_threads(environ: MutableMapping[str, str] | None = None) -> str:

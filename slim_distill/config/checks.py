@@ -117,7 +117,10 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
     },
     schema.TermConfig: {"loss": _GIVEN, "student": _GIVEN, "teacher": _GIVEN, "weight": _at_least(0)},
     schema.DistillConfig: {"min_teacher_metric": _between(0, 1)},
-    schema.CompileConfig: {"teacher": _one_of("auto", "off"), "placement": _one_of("auto", "stock", "onednn")},
+    schema.CompileConfig: {
+        "teacher": _one_of("auto", "off"),
+        "placement": _one_of("auto", "stock", "onednn", "measure"),
+    },
     schema.RunConfig: {"name": _NAME, "output_dir": _GIVEN, "device": _DEVICE, "seed": _at_least(0)},
 }
 

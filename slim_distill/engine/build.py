@@ -1,7 +1,8 @@
 """The composition root: from configurations to models, programs and data, in plain sight."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,13 +16,26 @@ from slim_distill.data.labels import read_labels
 from slim_distill.data.loader import Loader
 from slim_distill.engine.evaluate import Evaluation, detect, score
 from slim_distill.engine.session import Session
-from slim_distill.graph import Freeze, NamedProgram, Pass, Slice, dtype_of, merge, run_passes, shape_of, trace
+from slim_distill.graph import (
+    Freeze,
+    NamedProgram,
+    Pass,
+    PassResult,
+    Slice,
+    count_operators,
+    dtype_of,
+    merge,
+    run_passes,
+    shape_of,
+    trace,
+)
 from slim_distill.graph.passes import FoldBatchNorm, FuseInference
 from slim_distill.losses.terms import Term, bind_all
 from slim_distill.models.build import build_model
 
 __all__ = [
     "Detector",
+    "Report",
     "Teacher",
     "build_detector",
     "build_eval_loader",
@@ -41,6 +55,9 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+Report = Callable[[str], None]
+"""Takes one line about what was done to a program."""
+
 
 @dataclass(frozen=True)
 class Teacher:
@@ -59,15 +76,17 @@ class Detector:
     program: NamedProgram
 
 
-def build_student(cfg: RunConfig) -> NamedProgram:
-    """The student's training program, not yet merged with anything."""
-    return trace(build_model(cfg.model, "train"))
+def build_student(cfg: RunConfig, size_px: int | None = None, batch: int | None = None) -> NamedProgram:
+    """The student's training program, not yet merged with anything; sizes that are None are dynamic."""
+    return trace(build_model(cfg.model, "train", size_px, batch))
 
 
-def build_teacher(cfg: RunConfig, student: RunConfig) -> NamedProgram:
+def build_teacher(
+    cfg: RunConfig, student: RunConfig, size_px: int | None = None, batch: int | None = None
+) -> NamedProgram:
     """A teacher's training program, with the student's form of the loss so that it exposes the same variables."""
     loss = replace(cfg.model.loss, fine_grained=student.model.loss.fine_grained)
-    return trace(build_model(replace(cfg.model, loss=loss), "train"))
+    return trace(build_model(replace(cfg.model, loss=loss), "train", size_px, batch))
 
 
 def load_weights(source: str, program: NamedProgram, *, strict: bool) -> dict[str, np.ndarray]:
@@ -86,6 +105,9 @@ def load_weights(source: str, program: NamedProgram, *, strict: bool) -> dict[st
     arrays, report = match_weights(read_weights(source), wanted, what=source, strict=strict)
     log.info("%s: %s", source, report)
     # Files may hold half precision to be small; the program computes in its own.
+    stored = Counter(str(a.dtype) for name, a in arrays.items() if str(a.dtype) != dtype_of(parameters[name]))
+    for dtype, number in stored.items():
+        log.info("%s: %d parameters stored as %s are converted to the program's number type", source, number, dtype)
     return {name: array.astype(dtype_of(parameters[name]), copy=False) for name, array in arrays.items()}
 
 
@@ -108,6 +130,9 @@ def build_merged(
     *,
     on_cpu: bool,
     keep: Sequence[str] = (),
+    size_px: int | None = None,
+    batch: int | None = None,
+    report: Report = log.debug,
 ) -> NamedProgram:
     """Student and teachers in one program; of a frozen teacher only what the terms need, compiled for inference.
 
@@ -118,19 +143,26 @@ def build_merged(
         cfg: the student's run.
         on_cpu: whether the program will run on a CPU.
         keep: further variables of every teacher, without prefix: "loss" is its own detection loss.
+        size_px, batch: of the student's program, where it was built for one size.
+        report: is told what was done to each frozen teacher.
     """
     merged = student
     for prefix, teacher in teachers.items():
-        guest = build_teacher(teacher.cfg, cfg).with_values(teacher.values)
+        guest = build_teacher(teacher.cfg, cfg, size_px, batch).with_values(teacher.values)
         wanted = (n.removeprefix(prefix) for t in terms for n in t.teacher if n.startswith(prefix))
         needed = tuple(dict.fromkeys((*wanted, *keep)))
         if teacher.frozen:
-            guest = _compiled(guest, needed, cfg.compile.teacher == "auto" and on_cpu)
+            before = count_operators(guest)
+            result = _compiled(guest, needed, cfg.compile.teacher == "auto" and on_cpu)
+            guest = result.program
+            report(f"{prefix}: {result.summary()}; {before} -> {count_operators(guest)} operators in a step")
         merged = merge(merged, guest, prefix)
     return merged
 
 
-def cut_to_losses(merged: NamedProgram, terms: Sequence[Term], *, task_loss: str = "loss") -> NamedProgram:
+def cut_to_losses(
+    merged: NamedProgram, terms: Sequence[Term], *, task_loss: str = "loss", report: Report = log.debug
+) -> NamedProgram:
     """A merged program without what no loss reads, such as parts of the student's loss that are only for looking at.
 
     Raises:
@@ -148,26 +180,25 @@ def cut_to_losses(merged: NamedProgram, terms: Sequence[Term], *, task_loss: str
             f"{len(lost)} trainable parameters are read by no loss: {shown}. "
             "Add a term that reaches them, or freeze them"
         )
-    for note in result.notes:
-        log.info("%s", note)
+    report(f"what no loss reads: {result.summary()}")
     return result.program
 
 
-def _compiled(program: NamedProgram, keep: Sequence[str], fuse: bool) -> NamedProgram:
+def _compiled(program: NamedProgram, keep: Sequence[str], fuse: bool) -> PassResult:
     passes: list[Pass] = [Freeze(), Slice(tuple(keep))]
     if fuse:
         passes += [FoldBatchNorm(tuple(keep)), FuseInference(tuple(keep))]
     result = run_passes(program, passes)
     for note in result.notes:
         log.debug("%s", note)
-    return result.program
+    return result
 
 
 def build_detector(cfg: RunConfig, values: Mapping[str, np.ndarray]) -> Detector:
     """A model ready to detect: frozen, cut to its detections, compiled, with the given parameters."""
     session = Session(cfg.device)
     program = trace(build_model(cfg.model, "eval")).with_values(values)
-    program = _compiled(program, ("dets", "dets_num"), cfg.compile.teacher == "auto" and session.on_cpu)
+    program = _compiled(program, ("dets", "dets_num"), cfg.compile.teacher == "auto" and session.on_cpu).program
     session.start(program, seed=0)
     return Detector(session, program)
 

@@ -14,19 +14,44 @@ from slim_distill.common.errors import ConfigError, GraphError, TrainingError
 from slim_distill.common.names import nearest
 from slim_distill.graph import NamedProgram, parameters
 
-__all__ = ["Session", "start_static_mode"]
+__all__ = ["Session", "runs_in_order", "start_static_mode", "user_flags"]
 
 log = logging.getLogger(__name__)
+
+_SERIAL = "FLAGS_new_executor_serial_run"
 
 
 def start_static_mode() -> None:
     """Switch this process to static mode with an executor that runs operators in program order.
 
     Order matters where operators draw random numbers: one generator serves all of them, so only a fixed order
-    makes a run repeatable.
+    makes a run repeatable. Where the user's environment sets that flag, it stays as it is.
     """
     paddle.enable_static()
-    paddle.set_flags({"FLAGS_new_executor_serial_run": True})
+    if _SERIAL not in os.environ:
+        paddle.set_flags({_SERIAL: True})
+
+
+def runs_in_order() -> bool:
+    """Whether the executor runs operators one after the other, in program order."""
+    return bool(paddle.get_flags([_SERIAL])[_SERIAL])
+
+
+def user_flags(environ: Mapping[str, str]) -> list[str]:
+    """What follows from flags of Paddle that the user has set: a line for each that changes how training runs."""
+    lines = []
+    if environ.get(_SERIAL, "1").lower() in ("0", "false"):
+        lines.append(
+            f"{_SERIAL}={environ[_SERIAL]} is kept as set: operators run in any order, so a run with random operators "
+            "(dropout) does not repeat"
+        )
+    for name in ("FLAGS_use_mkldnn", "FLAGS_use_onednn"):
+        if environ.get(name, "0").lower() in ("1", "true"):
+            lines.append(
+                f"{name}={environ[name]} is kept as set: Paddle then puts every operator on oneDNN, which may end the "
+                "training process; unset it and leave the choice to compile.placement"
+            )
+    return lines
 
 
 def _place(device: str) -> "paddle.CPUPlace | paddle.CUDAPlace":
@@ -79,12 +104,14 @@ class Session:
             fetch: variable names. Keep one list for one program: each new list costs a compilation.
 
         Raises:
-            GraphError: a feed has no array.
+            GraphError: a feed has no array, or one of no images.
         """
         feed = {}
         for name in program.feeds:
             if name not in batch:
                 raise GraphError(f"the program needs a feed {name!r}, the batch has {', '.join(sorted(batch))}")
+            if np.shape(batch[name])[:1] == (0,):
+                raise GraphError(f"feed {name!r} is {list(np.shape(batch[name]))}: a batch needs at least one image")
             feed[name] = batch[name]
         with self._active():
             values = self._executor.run(program.main, feed=feed, fetch_list=[program[name] for name in fetch])

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -23,13 +24,13 @@ from slim_distill.engine.checkpoint import (
     remove_old,
     save_checkpoint,
 )
+from slim_distill.engine.compiling import place, usual_step
 from slim_distill.engine.evaluate import Evaluation
 from slim_distill.engine.hooks import EverySteps, Progress, Recorder, Scalars
 from slim_distill.engine.loop import Hook, run_loop
 from slim_distill.engine.schedule import learning_rate
-from slim_distill.engine.session import Session, check_finite, seed_step, start_static_mode
+from slim_distill.engine.session import Session, check_finite, seed_step, start_static_mode, user_flags
 from slim_distill.engine.training import EMA_PREFIX, LEARNING_RATE, TrainingProgram, build_training
-from slim_distill.graph.passes import PlaceKernels, UpdateEarly, run_passes
 from slim_distill.losses.build import terms_from_config
 
 __all__ = ["BEST", "FINAL", "TrainResult", "train"]
@@ -63,6 +64,8 @@ def train(cfg: RunConfig, teachers: Mapping[str, build.Teacher] | None = None, *
         SlimDistillError: anything of configuration, data, weights or training that makes the run useless.
     """
     start_static_mode()
+    for line in user_flags(os.environ):
+        log.warning("%s", line)
     teachers = dict(teachers or {})
     folder = build.run_folder(cfg)
     _make_folder(folder)
@@ -78,10 +81,16 @@ def train(cfg: RunConfig, teachers: Mapping[str, build.Teacher] | None = None, *
 
         student = build.build_student(cfg)
         terms = terms_from_config(cfg.distill) if teachers else ()
-        merged = build.build_merged(student, teachers, terms, cfg, on_cpu=session.on_cpu)
-        training = build_training(build.cut_to_losses(merged, terms), terms, cfg.optimizer)
-        if cfg.compile.placement == "auto" and session.on_cpu:
-            training = _placed(training)
+        merged = build.build_merged(student, teachers, terms, cfg, on_cpu=session.on_cpu, report=log.info)
+        training = build_training(build.cut_to_losses(merged, terms, report=log.info), terms, cfg.optimizer)
+        placed = place(
+            training.program,
+            cfg.compile.placement,
+            on_cpu=session.on_cpu,
+            fixed=lambda: usual_step(cfg, teachers, terms, on_cpu=session.on_cpu),
+        )
+        log.info("step: %s", placed.summary())
+        training = replace(training, program=placed.program)
         session.start(training.program, cfg.seed)
         _load(session, training, student, cfg, checkpoint)
 
@@ -139,13 +148,6 @@ def _checkpoint(resume: str, folder: Path) -> Checkpoint | None:
         return None
     log.info("resuming from %s", newest)
     return load_checkpoint(newest)
-
-
-def _placed(training: TrainingProgram) -> TrainingProgram:
-    result = run_passes(training.program, [PlaceKernels(), UpdateEarly()])
-    for note in result.notes:
-        log.info("%s", note)
-    return replace(training, program=result.program)
 
 
 def _load(

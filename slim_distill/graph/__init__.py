@@ -1,6 +1,8 @@
 """Programs of Paddle's IR with named variables, and the rewrites on them."""
 
 from slim_distill.graph._pir import parameters
+from slim_distill.graph.convolutions import ConvolutionLayer, convolution_layers
+from slim_distill.graph.cost import BACKWARD, FORWARD, PHASES, UPDATE, OpCost, count_operators, operator_costs, runs_as
 from slim_distill.graph.load import load_inference_program
 from slim_distill.graph.naming import layer_name, name_values
 from slim_distill.graph.passes import (
@@ -20,15 +22,23 @@ from slim_distill.graph.program import NamedProgram, dtype_of, shape_of
 from slim_distill.graph.trace import name_program, trace
 
 __all__ = [
+    "BACKWARD",
+    "FORWARD",
+    "PHASES",
+    "UPDATE",
+    "ConvolutionLayer",
     "FoldBatchNorm",
     "Freeze",
     "FuseInference",
     "NamedProgram",
+    "OpCost",
     "Pass",
     "PassResult",
     "PlaceKernels",
     "Slice",
     "UpdateEarly",
+    "convolution_layers",
+    "count_operators",
     "dtype_of",
     "layer_name",
     "load_inference_program",
@@ -36,8 +46,10 @@ __all__ = [
     "merge_into",
     "name_program",
     "name_values",
+    "operator_costs",
     "parameters",
     "run_passes",
+    "runs_as",
     "shape_of",
     "trace",
 ]

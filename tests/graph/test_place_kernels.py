@@ -47,7 +47,12 @@ def placed(program, **kwargs):
 
 @pytest.mark.parametrize(
     ("options", "sizes"),
-    [({}, {}), ({"pointwise": True}, {}), ({}, {"size": 16, "batch": 3})],
+    [
+        ({}, {}),
+        ({"pointwise": True}, {}),
+        ({"chosen": frozenset({"deep.weights", "head.weights"})}, {}),
+        ({}, {"size": 16, "batch": 3}),
+    ],
 )
 def test_losses_and_parameters_agree_over_several_steps(options, sizes):
     program, loss, _ = merged_training(**sizes)
@@ -89,6 +94,13 @@ def test_convolutions_and_their_gradients_move_together():
     assert names.count("pd_op.conv2d_grad") == 2
     everything = op_names(placed(program, pointwise=True).program)
     assert not {"pd_op.conv2d", "pd_op.conv2d_grad", "pd_op.depthwise_conv2d"} & set(everything)
+
+
+def test_chosen_weights_decide_alone():
+    program, _, _ = merged_training()
+    result = placed(program, chosen=frozenset({"deep.weights", "teacher_head.weights"}))
+    assert result.notes == ("place_kernels: on oneDNN: 1 conv2d, 1 depthwise_conv2d, 1 depthwise_conv2d_grad",)
+    assert not placed(program, chosen=frozenset()).changed
 
 
 def test_every_name_still_resolves_to_its_number():

@@ -1,12 +1,16 @@
 """Exchange operators for their oneDNN twins, one by one."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from slim_distill.common.errors import GraphError
 from slim_distill.graph import _pir
+from slim_distill.graph.cost import count_operators
+from slim_distill.graph.passes.infra import PassResult
+from slim_distill.graph.program import NamedProgram
 
-__all__ = ["Placement", "place"]
+__all__ = ["Placement", "only_cpus", "place"]
 
 
 @dataclass(frozen=True)
@@ -18,12 +22,20 @@ class Placement:
         dead: ids of the operators they were exchanged for, which are still there but not read.
         moved: id of a result of these -> the value that stands for it now.
         notes: a line for each operator that has no twin.
+        refusals: reason -> number of these.
     """
 
     placed: tuple[str, ...]
     dead: frozenset[int]
     moved: dict[str, _pir.Value]
     notes: tuple[str, ...]
+    refusals: Mapping[str, int]
+
+
+def only_cpus(program: NamedProgram, device: str) -> PassResult:
+    """The refusal of every other device than a CPU."""
+    why = f"only CPUs run these kernels, not {device}"
+    return PassResult(program, False, (f"left alone: {why}",), refusals={why: count_operators(program)})
 
 
 def place(program: _pir.Program, wanted: Sequence[_pir.Operation], *, training: bool) -> Placement:
@@ -47,16 +59,19 @@ def place(program: _pir.Program, wanted: Sequence[_pir.Operation], *, training: 
         )
     twin_of = {op.id(): twin for op, twin in zip(originals, twins, strict=True)}
     placed, dead, notes = [], set(), []
+    refusals: Counter[str] = Counter()
     moved: dict[str, _pir.Value] = {}
     for op in wanted:
         twin = twin_of[op.id()]
         if not twin.name().startswith(_pir.ONEDNN):
-            notes.append(f"{_pir.op_tag(op) or op.name()} stays: oneDNN has no {op.name()}")
+            why = f"oneDNN has no {op.name()} of this kind"
+            notes.append(f"{_pir.op_tag(op) or op.name()} stays: {why}")
+            refusals[why] += 1
             continue
         moved |= _exchange(program, op, twin, training=training)
         dead.add(op.id())
         placed.append(op.name())
-    return Placement(tuple(placed), frozenset(dead), moved, tuple(notes))
+    return Placement(tuple(placed), frozenset(dead), moved, tuple(notes), refusals)
 
 
 def _exchange(

@@ -1,5 +1,6 @@
 """Fold batch norms of a frozen program into the convolutions before them."""
 
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -88,18 +89,20 @@ class FoldBatchNorm:
         kept = {program[name].id for name in self.keep}
         done: list[_Folded] = []
         notes = []
+        refusals: Counter[str] = Counter()
         for norm in _pir.ops(program.main):
             if norm.name() not in _BATCH_NORMS:
                 continue
             match = _match(norm, program, kept)
             if isinstance(match, str):
                 notes.append(f"{_pir.op_tag(norm) or norm.name()} stays: {match}")
+                refusals[f"batch norm, {match}"] += 1
             else:
                 done.append(_fold(program, match))
         if done:
             notes.insert(0, f"{len(done)} batch norms folded into their convolutions")
             program = _update(program, done)
-        return PassResult(program, bool(done), tuple(notes))
+        return PassResult(program, bool(done), tuple(notes), {"norms folded": len(done)}, refusals)
 
     def ensures(self, program: NamedProgram) -> None:
         """What was to be kept is there."""

@@ -8,7 +8,7 @@ from paddle.nn import functional
 from slim_distill.common.errors import GraphError
 from slim_distill.graph import _pir
 from slim_distill.graph.naming import name_values
-from slim_distill.graph.passes._placement import place
+from slim_distill.graph.passes._placement import only_cpus, place
 from slim_distill.graph.passes.infra import PassResult
 from slim_distill.graph.program import NamedProgram
 
@@ -22,6 +22,8 @@ _PLACEABLE = frozenset(
     f"pd_op.{name}"
     for name in ("add", "concat", "conv2d", "depthwise_conv2d", "leaky_relu", "pool2d", "relu", "relu6", "sigmoid")
 )
+# Feeds, constants and changes of layout: nothing to place.
+_NO_WORK = (*_pir.DATA_OPS, "pd_op.full", "pd_op.full_int_array", "pd_op.onednn_to_paddle_layout")
 _LEAKY = "pd_op.leaky_relu"
 _FUSED = "onednn_op.fused_conv2d"
 
@@ -62,19 +64,19 @@ class FuseInference:
     def apply(self, program: NamedProgram) -> PassResult:
         """Fuse, place, convert."""
         if self.device != "cpu":
-            return PassResult(program, False, (f"left alone: only CPUs run these kernels, not {self.device}",))
+            return only_cpus(program, self.device)
         if _placed(program):
             return PassResult(program, False)
         names = list(dict.fromkeys(program.canonical(name) for name in self.keep))
         given = {name: program[name] for name in names if _is_computed(program[name])}
         fixed = [name for name in names if name not in given]
-        notes, kept = _fuse(program.main, given)
+        notes, refusals, kept = _fuse(program.main, given)
         for op in _pir.ops(program.main):
             for value in _pir.results(op):
                 value.stop_gradient = True
         native = {name: _readable(program, name, value) for name, value in kept.items()}
         program = _rename(program, native, fixed)
-        return PassResult(program, True, (_summary(program), *notes))
+        return PassResult(program, True, (_summary(program), *notes), _counts(program), refusals)
 
     def ensures(self, program: NamedProgram) -> None:
         """What was to be kept is there, in a layout that every operator reads."""
@@ -93,8 +95,10 @@ def _is_computed(value: _pir.Value) -> bool:
     return value.get_defining_op().name() not in (*_pir.DATA_OPS, "builtin.parameter")
 
 
-def _fuse(program: _pir.Program, given: dict[str, _pir.Value]) -> tuple[tuple[str, ...], dict[str, _pir.Value]]:
-    """Run Paddle's passes with the given values protected: (notes, {name: value})."""
+def _fuse(
+    program: _pir.Program, given: dict[str, _pir.Value]
+) -> tuple[tuple[str, ...], dict[str, int], dict[str, _pir.Value]]:
+    """Run Paddle's passes with the given values protected: (notes, refusals, {name: value})."""
     notes: tuple[str, ...] = ()
     with _pir.protected(program, given) as kept:
         _pir.run_paddle_passes(program, _FUSE_SUMS)
@@ -108,7 +112,7 @@ def _fuse(program: _pir.Program, given: dict[str, _pir.Value]) -> tuple[tuple[st
         result = place(program, [op for op in _pir.ops(program) if op.name() in _PLACEABLE], training=False)
         _pir.erase(program, lambda op: op.id() in result.dead)
         _pir.convert_for_native_readers(program)
-    return (*notes, *result.notes), kept
+    return (*notes, *result.notes), {**result.refusals, **_unknown(program)}, kept
 
 
 def _give_bias_itself(program: _pir.Program) -> None:
@@ -185,6 +189,22 @@ def _rename(program: NamedProgram, native: dict[str, _pir.Value], fixed: list[st
         aliases={alias: name for alias, name in program.aliases.items() if name in readable},
         values={name: array for name, array in program.values.items() if name in parameters},
     )
+
+
+def _unknown(program: _pir.Program) -> dict[str, int]:
+    """{reason: number} for operators that stay on Paddle's own kernels because none of oneDNN's is known to work."""
+    kinds = Counter(op.name() for op in _pir.ops(program) if op.name() not in (*_PLACEABLE, *_NO_WORK))
+    return {
+        f"no oneDNN kernel is known for {kind.removeprefix('pd_op.')}": number
+        for kind, number in kinds.items()
+        if kind.startswith("pd_op.")
+    }
+
+
+def _counts(program: NamedProgram) -> dict[str, int]:
+    names = [op.name() for op in _pir.ops(program.main)]
+    fused = sum(name == _FUSED for name in names)
+    return {"convolutions fused": fused, "operators placed on oneDNN": sum(n.startswith(_pir.ONEDNN) for n in names)}
 
 
 def _summary(program: NamedProgram) -> str:

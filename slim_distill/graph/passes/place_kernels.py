@@ -4,16 +4,15 @@ from collections import Counter
 from dataclasses import dataclass
 
 from slim_distill.graph import _pir
-from slim_distill.graph.passes._placement import place
+from slim_distill.graph.convolutions import is_convolution
+from slim_distill.graph.passes._placement import only_cpus, place
 from slim_distill.graph.passes._replace import retire
 from slim_distill.graph.passes.infra import PassResult
 from slim_distill.graph.program import NamedProgram
 
 __all__ = ["PlaceKernels"]
 
-_GRAD = "_grad"
 _DEPTHWISE = "pd_op.depthwise_conv2d"
-_CONVOLUTION = "pd_op.conv2d"
 
 
 @dataclass(frozen=True)
@@ -40,10 +39,12 @@ class PlaceKernels:
     Attributes:
         device: where the program will run: "cpu", or anything else to leave it alone.
         pointwise: place 1x1 convolutions too.
+        chosen: names of the weights whose convolutions are placed, whatever rules 1 and 2 say; None to go by them.
     """
 
     device: str = "cpu"
     pointwise: bool = False
+    chosen: frozenset[str] | None = None
     name: str = "place_kernels"
 
     def requires(self, program: NamedProgram) -> None:
@@ -52,30 +53,28 @@ class PlaceKernels:
     def apply(self, program: NamedProgram) -> PassResult:
         """Replace operators by their oneDNN twins."""
         if self.device != "cpu":
-            return PassResult(program, False, (f"left alone: only CPUs run these kernels, not {self.device}",))
+            return only_cpus(program, self.device)
         wanted = [op for op in _pir.ops(program.main) if self._wants(op)]
         if not wanted:
             return PassResult(program, False)
         result = place(program.main, wanted, training=True)
         if not result.placed:
-            return PassResult(program, False, result.notes)
+            return PassResult(program, False, result.notes, refusals=result.refusals)
         count = Counter(name.removeprefix("pd_op.") for name in result.placed)
         shown = ", ".join(f"{n} {name}" for name, n in sorted(count.items()))
         program = retire(program, result.dead, result.moved)
-        return PassResult(program, True, (f"on oneDNN: {shown}", *result.notes))
+        counts = {"operators placed on oneDNN": len(result.placed)}
+        return PassResult(program, True, (f"on oneDNN: {shown}", *result.notes), counts, result.refusals)
 
     def ensures(self, program: NamedProgram) -> None:
         """No name stands for a value in a layout that only oneDNN reads."""
 
     def _wants(self, op: _pir.Operation) -> bool:
-        kind = op.name().removesuffix(_GRAD)
-        if kind not in (_CONVOLUTION, _DEPTHWISE) or not _is_float32(op):
+        if not is_convolution(op):
             return False
-        return kind == _DEPTHWISE or self.pointwise or _kernel_size(op) > 1
-
-
-def _is_float32(op: _pir.Operation) -> bool:
-    return str(op.operand_source(0).dtype).endswith("float32")
+        if self.chosen is not None:
+            return _pir.parameter_name(op.operand_source(1)) in self.chosen
+        return op.name().startswith(_DEPTHWISE) or self.pointwise or _kernel_size(op) > 1
 
 
 def _kernel_size(op: _pir.Operation) -> int:

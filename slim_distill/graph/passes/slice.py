@@ -46,7 +46,7 @@ class Slice:
         _pir.erase_startup(program.startup, unread - set(_pir.parameters(program.main)))
         program = program.without(gone)
         notes = (f"{removed} of {before} operators cut",) if removed else ()
-        return PassResult(program, bool(removed), notes)
+        return PassResult(program, bool(removed), notes, {"operators cut": removed})
 
     def ensures(self, program: NamedProgram) -> None:
         """Nothing but the needed operators is left."""

@@ -46,7 +46,7 @@ class UpdateEarly:
                 passenger.move_before(anchor)
             moved += 1
         notes = (f"{moved} of {len(updates)} updates moved up",) if moved else ()
-        return PassResult(program, bool(moved), notes)
+        return PassResult(program, bool(moved), notes, {"updates moved up": moved})
 
     def ensures(self, program: NamedProgram) -> None:
         """Nothing is promised beyond the numbers."""

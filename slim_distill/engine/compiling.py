@@ -1,0 +1,106 @@
+"""From runs to the program of one training step, compiled; and what the compilation did."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from slim_distill.common.errors import ConfigError
+from slim_distill.config.schema import ReaderConfig, RunConfig
+from slim_distill.engine import build
+from slim_distill.engine.measure import choose_onednn
+from slim_distill.engine.session import Session
+from slim_distill.engine.training import TrainingProgram, build_training
+from slim_distill.graph import NamedProgram, PassResult, PlaceKernels, UpdateEarly, convolution_layers, run_passes
+from slim_distill.losses.terms import Term
+
+__all__ = ["fixed_step", "initial_values", "place", "usual_size", "usual_step"]
+
+log = logging.getLogger(__name__)
+
+
+def usual_size(reader: ReaderConfig) -> int | None:
+    """Height and width of a reader's images in pixels, the middle one where they change; None for no fixed size."""
+    size = None
+    for transform in (*reader.transforms, *reader.batch_transforms):
+        if transform.type == "RandomShape":
+            sizes = sorted(transform.args["sizes"])
+            size = sizes[len(sizes) // 2]
+        elif transform.type == "ResizeImage":
+            target = transform.args.get("target_size")
+            size = target if isinstance(target, int) and target > 0 else size
+    return size
+
+
+def fixed_step(
+    cfg: RunConfig,
+    teachers: Mapping[str, build.Teacher],
+    terms: Sequence[Term],
+    *,
+    size_px: int,
+    batch: int,
+    on_cpu: bool,
+) -> TrainingProgram:
+    """The program of a training step for one batch and image size, so that every shape in it is known; not placed.
+
+    Raises:
+        ConfigError: there are teachers, but no term reads one.
+        SlimDistillError: the same as in training.
+    """
+    read = [name for term in terms for name in term.teacher]
+    idle = [prefix for prefix in teachers if not any(name.startswith(prefix) for name in read)]
+    if idle:
+        raise ConfigError(
+            f"distill.terms: no term reads the teacher {idle[0]!r}, so it has no part in a step; add a term"
+        )
+    student = build.build_student(cfg, size_px, batch)
+    merged = build.build_merged(student, teachers, terms, cfg, on_cpu=on_cpu, size_px=size_px, batch=batch)
+    return build_training(build.cut_to_losses(merged, terms), terms, cfg.optimizer)
+
+
+def initial_values(program: NamedProgram) -> NamedProgram:
+    """The program with the values that its startup program computes, where no weights are at hand."""
+    session = Session("cpu")
+    session.start(program, seed=0)
+    return program.with_values(session.read(program.parameters()))
+
+
+def place(
+    program: NamedProgram, placement: str, *, on_cpu: bool, fixed: Callable[[], NamedProgram | None]
+) -> PassResult:
+    """A training program on the kernels that `compile.placement` asks for.
+
+    Args:
+        program: forward, backward and update.
+        placement: auto | stock | onednn | measure.
+        on_cpu: whether it will run on a CPU.
+        fixed: gives the same program for one batch and image size, on which `measure` measures; None where no size
+            is usual, and then the rules of `auto` decide.
+    """
+    if placement == "stock":
+        return PassResult(program, False)
+    if not on_cpu:
+        return run_passes(program, [PlaceKernels(device="gpu")])
+    kernels = PlaceKernels(pointwise=placement == "onednn")
+    if placement == "measure":
+        kernels = PlaceKernels(chosen=_measured(fixed()))
+    return run_passes(program, [kernels, UpdateEarly()])
+
+
+def _measured(fixed: NamedProgram | None) -> frozenset[str] | None:
+    if fixed is None:
+        log.info("compile.placement: measure needs images of a known size; the rules of auto are used")
+        return None
+    layers = convolution_layers(fixed)
+    chosen = choose_onednn(layers)
+    log.info("measured: %d of %d convolutions are faster on oneDNN", len(chosen), len(layers))
+    return chosen
+
+
+def usual_step(
+    cfg: RunConfig, teachers: Mapping[str, build.Teacher], terms: Sequence[Term], *, on_cpu: bool
+) -> NamedProgram | None:
+    """The program of a training step at the usual size of the training reader; None where it has none."""
+    size_px, batch = usual_size(cfg.data.train), cfg.data.train.batch_size
+    if size_px is None:
+        return None
+    log.info("kernels are compared for batches of %d images of %d px", batch, size_px)
+    return fixed_step(cfg, teachers, terms, size_px=size_px, batch=batch, on_cpu=on_cpu).program

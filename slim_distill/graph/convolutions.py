@@ -1,0 +1,82 @@
+"""The convolutions of a program, each as a program of its own, so that kernels for it can be compared."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from paddle import static
+
+from slim_distill.graph import _pir
+from slim_distill.graph.program import NamedProgram, dtype_of, shape_of
+from slim_distill.graph.trace import name_program
+
+__all__ = ["ConvolutionLayer", "convolution_layers", "is_convolution"]
+
+_KINDS = ("pd_op.conv2d", "pd_op.depthwise_conv2d")
+_ATTRIBUTES = ("strides", "paddings", "padding_algorithm", "dilations", "groups", "data_format")
+
+
+@dataclass(frozen=True)
+class ConvolutionLayer:
+    """One convolution on Paddle's own kernel, with its gradient where the program has it.
+
+    Attributes:
+        weight: name of its weight.
+        key: operators, attributes, number type and shapes in one line; layers of one key cost the same.
+        program: the layer alone. Its operands are feeds, its results the other variables.
+    """
+
+    weight: str
+    key: str
+    program: NamedProgram
+
+
+def is_convolution(op: _pir.Operation) -> bool:
+    """Whether this is a float32 convolution, or the gradient of one, on Paddle's own kernel."""
+    return op.name().removesuffix("_grad") in _KINDS and dtype_of(op.operand_source(0)) == "float32"
+
+
+def convolution_layers(program: NamedProgram) -> list[ConvolutionLayer]:
+    """The float32 convolutions of a program that run on Paddle's own kernels, in order.
+
+    Shapes are those in the program: build it for a fixed batch and image size. The program itself is left unchanged.
+    """
+    groups: dict[str, list[_pir.Operation]] = {}
+    for op in _pir.ops(program.main):
+        weight = _pir.parameter_name(op.operand_source(1)) if is_convolution(op) else None
+        if weight is not None:
+            groups.setdefault(weight, []).append(op)
+    alone: dict[str, NamedProgram] = {}
+    layers = []
+    for weight, ops in groups.items():
+        key = json.dumps([_describe(op) for op in ops])
+        if key not in alone:
+            alone[key] = _isolate(ops)
+        layers.append(ConvolutionLayer(weight, key, alone[key]))
+    return layers
+
+
+def _describe(op: _pir.Operation) -> dict[str, object]:
+    attributes = op.attrs()
+    return {
+        "op": op.name().removeprefix("pd_op."),
+        "dtype": dtype_of(op.operand_source(0)),
+        "inputs": [list(shape_of(value)) for value in _pir.operands(op)],
+        "results": [list(shape_of(v)) if v.initialized() else None for v in op.results()],
+        **{name: attributes[name] for name in _ATTRIBUTES},
+    }
+
+
+def _isolate(ops: Sequence[_pir.Operation]) -> NamedProgram:
+    """The operators in a program of their own; each value that they read becomes a feed."""
+    main, mapping = static.Program(), _pir.new_mapping()
+    mapped: set[str] = set()
+    with static.program_guard(main):
+        for op in ops:
+            for value in _pir.operands(op):
+                if value.id not in mapped:
+                    feed = static.data(f"operand_{len(mapped)}", list(shape_of(value)), dtype_of(value))
+                    mapping.add(value, feed)
+                    mapped.add(value.id)
+            _pir.clone_op(op, mapping)
+    return name_program(main)

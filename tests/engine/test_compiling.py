@@ -1,0 +1,108 @@
+"""The compile keys: every combination gives the same numbers, on the kernels that were asked for."""
+
+import dataclasses
+import logging
+
+import numpy as np
+import pytest
+
+from slim_distill.config import load_config
+from slim_distill.engine import build, compiling, measure
+from slim_distill.engine.compiling import fixed_step, initial_values, place, usual_step
+from slim_distill.engine.session import Session
+from slim_distill.engine.training import LEARNING_RATE
+from slim_distill.graph import convolution_layers
+from slim_distill.losses.build import terms_from_config
+from tests.graph.nets import op_names
+from tests.tiny import run_config, write_config
+
+pytestmark = pytest.mark.usefixtures("static_mode")
+
+CONVOLUTIONS = ("pd_op.conv2d", "pd_op.depthwise_conv2d", "pd_op.conv2d_grad", "pd_op.depthwise_conv2d_grad")
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A student's run, its teacher with values, and the terms."""
+    teacher_run = run_config(tmp_path, tmp_path, name="teacher")
+    cfg = load_config(write_config(tmp_path / "student.yml", run_config(tmp_path, tmp_path)))
+    its = load_config(write_config(tmp_path / "teacher.yml", teacher_run))
+    teacher = build.Teacher(its, initial_values(build.build_teacher(its, cfg)).values)
+    return cfg, {"teacher_": teacher}, terms_from_config(cfg.distill)
+
+
+def compiled(job, placement="auto", teacher="auto"):
+    cfg, teachers, terms = job
+    cfg = dataclasses.replace(cfg, compile=dataclasses.replace(cfg.compile, teacher=teacher, placement=placement))
+    training = fixed_step(cfg, teachers, terms, size_px=64, batch=2, on_cpu=True)
+    result = place(training.program, placement, on_cpu=True, fixed=lambda: training.program)
+    return dataclasses.replace(training, program=result.program)
+
+
+def losses(training):
+    """All losses of one step; over several steps so small a network doubles a rounding error many times over."""
+    session = Session("cpu")
+    session.start(training.program, seed=0)
+    session.write({LEARNING_RATE: np.asarray(0.0001, "float32")})
+    rng = np.random.RandomState(0)
+    batch = {n: rng.uniform(0.2, 0.8, v.shape) for n, v in training.program.feeds.items()}
+    batch["image"] = rng.randn(*batch["image"].shape)
+    batch = {n: a.astype("int32" if n == "gt_class" else "float32") for n, a in batch.items()}
+    return {n: float(v) for n, v in session.run(training.program, batch, list(training.losses.values())).items()}
+
+
+def test_every_combination_computes_the_same_losses(job, monkeypatch, tmp_path):
+    monkeypatch.setenv("SLIM_DISTILL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(measure, "ROUNDS", 1)
+    expected = losses(compiled(job, "stock", "off"))
+    for teacher in ("auto", "off"):
+        for placement in ("auto", "onednn", "measure"):
+            assert losses(compiled(job, placement, teacher)) == pytest.approx(expected, rel=1e-4)
+    assert list((tmp_path / "cache" / "kernels").glob("*.json"))
+
+
+def test_stock_leaves_every_operator_and_onednn_leaves_no_convolution(job):
+    stock = op_names(compiled(job, "stock", "off").program)
+    assert not [name for name in stock if name.startswith("onednn_op.")]
+    fast = op_names(compiled(job, "onednn", "off").program)
+    assert not set(fast) & set(CONVOLUTIONS)
+    assert "onednn_op.fused_conv2d" not in fast
+    assert "onednn_op.fused_conv2d" in op_names(compiled(job, "stock").program)
+
+
+def test_measured_layers_are_placed_and_no_others(job, monkeypatch, caplog):
+    training = compiled(job, "stock")
+    weights = [layer.weight for layer in convolution_layers(training.program)]
+    monkeypatch.setattr(compiling, "choose_onednn", lambda layers: frozenset({layers[1].weight}))
+    with caplog.at_level(logging.INFO):
+        result = place(training.program, "measure", on_cpu=True, fixed=lambda: training.program)
+    assert [layer.weight for layer in convolution_layers(result.program)] == [weights[0], *weights[2:]]
+    assert f"measured: 1 of {len(weights)} convolutions are faster on oneDNN" in caplog.messages
+
+
+def test_without_a_usual_size_measure_goes_by_the_rules_of_auto(job, caplog):
+    training = compiled(job, "stock")
+    with caplog.at_level(logging.INFO):
+        measured = place(training.program, "measure", on_cpu=True, fixed=lambda: None)
+    assert caplog.messages == ["compile.placement: measure needs images of a known size; the rules of auto are used"]
+    auto = place(training.program, "auto", on_cpu=True, fixed=lambda: None)
+    assert op_names(measured.program) == op_names(auto.program)
+
+
+def test_the_usual_step_has_the_readers_batch_and_size(job, caplog):
+    cfg, teachers, terms = job
+    with caplog.at_level(logging.INFO):
+        program = usual_step(cfg, teachers, terms, on_cpu=True)
+    assert tuple(program.feeds["image"].shape) == (2, 3, 64, 64)
+    assert "kernels are compared for batches of 2 images of 64 px" in caplog.messages
+    reader = dataclasses.replace(cfg.data.train, batch_transforms=())
+    plain = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, train=reader))
+    assert usual_step(plain, teachers, terms, on_cpu=True) is None
+
+
+def test_another_device_keeps_its_program_and_is_told_why(job):
+    training = compiled(job, "stock", "off")
+    for placement in ("auto", "onednn", "measure"):
+        result = place(training.program, placement, on_cpu=False, fixed=lambda: None)
+        assert not result.changed
+        assert result.summary().endswith("only CPUs run these kernels, not gpu")
