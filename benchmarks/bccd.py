@@ -15,8 +15,8 @@ RUNS = {
     "teacher": ("configs/bccd/yolov3_r34.yml", "bccd_yolov3_r34"),
     "control": ("configs/bccd/yolov3_mobilenet_v1.yml", "bccd_control"),
     "l2": ("configs/bccd/yolov3_mobilenet_v1.yml", "bccd_yolov3_mobilenet_v1"),
-    "objectness-scaled, weight 1000": ("configs/bccd/yolov3_mobilenet_v1_fine.yml", "bccd_fine_1000"),
-    "objectness-scaled": ("configs/bccd/yolov3_mobilenet_v1_fine.yml", "bccd_yolov3_mobilenet_v1_fine"),
+    "objectness, weight 70": ("configs/bccd/yolov3_mobilenet_v1_fine.yml", "bccd_fine_70"),
+    "objectness, weight 1000": ("configs/bccd/yolov3_mobilenet_v1_fine.yml", "bccd_yolov3_mobilenet_v1_fine"),
 }
 
 
