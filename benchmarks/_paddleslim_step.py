@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 os.environ["FLAGS_enable_pir_api"] = "0"  # noqa: SIM112 it is Paddle's name
 
@@ -9,6 +10,7 @@ import paddle
 import paddle.nn.functional as F
 from _worker import ANCHORS, MASKS, NUM_CLASSES, arguments, make_batch, serve
 from paddle import Tensor, nn, static
+from paddle.base.layer_helper import LayerHelper
 from paddle.utils import unique_name
 
 PARTS = ("x", "y", "w", "h", "obj", "cls")
@@ -70,6 +72,15 @@ def bce(logit: Tensor, target: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logit, target, reduction="none")
 
 
+def op(kind: str, x: Tensor, y: Tensor | None = None, **attributes: Any) -> Tensor:
+    """One operator by its own name: the functions of Paddle 3.3 for these no longer take the legacy IR's variables."""
+    helper = LayerHelper(kind)
+    out = helper.create_variable_for_type_inference(x.dtype)
+    inputs = {"X": [x]} if y is None else {"X": [x], "Y": [y]}
+    helper.append_op(type=kind, inputs=inputs, outputs={"Out": [out]}, attrs=attributes)
+    return out
+
+
 def operator_loss(heads: list[Tensor], feeds: dict[str, Tensor]) -> Tensor:
     """The student's own loss by Paddle's operator, as the published l2 recipe has it."""
     total = 0
@@ -97,11 +108,12 @@ def graph_loss(parts: dict[str, Tensor], target: Tensor, bbox: Tensor, scale: in
     keep = background([parts[k].detach() for k in "xywh"], bbox, scale, size, cells)
     occupied = paddle.cast(score > 0, "float32")
     box = weight * score * (
-        bce(parts["x"], tx) + bce(parts["y"], ty) + paddle.abs(parts["w"] - tw) + paddle.abs(parts["h"] - th)
+        bce(parts["x"], tx) + bce(parts["y"], ty) + op("abs", parts["w"] - tw) + op("abs", parts["h"] - th)
     )  # fmt: skip
     objectness = bce(parts["obj"], occupied) * (score + (1 - occupied) * keep)
-    classes = score * bce(parts["cls"], paddle.transpose(target[:, :, 6:], [0, 1, 3, 4, 2])).sum(-1)
-    return (box.sum() + objectness.sum() + classes.sum()) / target.shape[0]
+    classes = bce(parts["cls"], paddle.transpose(target[:, :, 6:], [0, 1, 3, 4, 2]))
+    cells_loss = box + objectness + score * op("reduce_sum", classes, dim=[-1])
+    return op("reduce_sum", cells_loss, reduce_all=True) / target.shape[0]
 
 
 def background(boxes: list[Tensor], bbox: Tensor, scale: int, size: int, cells: int) -> Tensor:
@@ -109,25 +121,25 @@ def background(boxes: list[Tensor], bbox: Tensor, scale: int, size: int, cells: 
     x, y, w, h = boxes
     sizes = paddle.to_tensor([ANCHORS[number] for number in MASKS[scale]], "float32") / size
     steps = paddle.arange(cells, dtype="float32")
-    cx, cy = (F.sigmoid(x) + steps) / cells, (F.sigmoid(y) + paddle.reshape(steps, [-1, 1])) / cells
-    pw = paddle.exp(w) * paddle.reshape(sizes[:, 0], [1, -1, 1, 1])
-    ph = paddle.exp(h) * paddle.reshape(sizes[:, 1], [1, -1, 1, 1])
+    cx, cy = (op("sigmoid", x) + steps) / cells, (op("sigmoid", y) + paddle.reshape(steps, [-1, 1])) / cells
+    pw = op("exp", w) * paddle.reshape(sizes[:, 0], [1, -1, 1, 1])
+    ph = op("exp", h) * paddle.reshape(sizes[:, 1], [1, -1, 1, 1])
     mine = [paddle.unsqueeze(v, -1) for v in (cx - pw / 2, cy - ph / 2, cx + pw / 2, cy + ph / 2)]
     gx, gy, gw, gh = (paddle.reshape(v, [-1, 1, 1, 1, v.shape[1]]) for v in paddle.unbind(bbox, 2))
     theirs = (gx - gw / 2, gy - gh / 2, gx + gw / 2, gy + gh / 2)
-    wide = F.relu(paddle.minimum(mine[2], theirs[2]) - paddle.maximum(mine[0], theirs[0]))
-    high = F.relu(paddle.minimum(mine[3], theirs[3]) - paddle.maximum(mine[1], theirs[1]))
+    wide = F.relu(op("elementwise_min", mine[2], theirs[2]) - op("elementwise_max", mine[0], theirs[0]))
+    high = F.relu(op("elementwise_min", mine[3], theirs[3]) - op("elementwise_max", mine[1], theirs[1]))
     inter = wide * high
     union = paddle.unsqueeze(pw * ph, -1) + gw * gh - inter
-    return paddle.cast(paddle.max(inter - 0.7 * union, -1) <= 0, "float32")
+    return paddle.cast(op("reduce_max", inter - 0.7 * union, dim=[-1]) <= 0, "float32")
 
 
 def objectness_distillation(s: dict[str, Tensor], t: dict[str, Tensor]) -> Tensor:
     """One scale of the objectness-scaled distillation loss."""
-    scale = F.sigmoid(t["obj"])
-    centre = bce(s["x"], F.sigmoid(t["x"])) + bce(s["y"], F.sigmoid(t["y"]))
-    box = paddle.mean(scale * (centre + paddle.abs(s["w"] - t["w"]) + paddle.abs(s["h"] - t["h"])))
-    classes = paddle.mean(paddle.unsqueeze(scale, -1) * bce(s["cls"], F.sigmoid(t["cls"])))
+    scale = op("sigmoid", t["obj"])
+    centre = bce(s["x"], op("sigmoid", t["x"])) + bce(s["y"], op("sigmoid", t["y"]))
+    box = paddle.mean(scale * (centre + op("abs", s["w"] - t["w"]) + op("abs", s["h"] - t["h"])))
+    classes = paddle.mean(paddle.unsqueeze(scale, -1) * bce(s["cls"], op("sigmoid", t["cls"])))
     return box + classes + paddle.mean(bce(s["obj"], paddle.cast(t["obj"] > 0, "float32")))
 
 
