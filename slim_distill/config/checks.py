@@ -114,6 +114,15 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
         "iou_threshold": Rule(lambda value: 0 < value <= 1, "above 0 and at most 1"),
         "skip_empty_batches": _at_least(0),
     },
+    schema.RampConfig: {name: _at_least(0) for name in ("start", "to", "first_step", "last_step")},
+    schema.StepsConfig: {
+        "milestones": Rule(lambda v: bool(v) and _RISING.test(v), _RISING.wanted),
+        "gamma": _at_least(0),
+    },
+    schema.TermScheduleConfig: {
+        "constant": Rule(lambda value: value is None or value >= 0, "at least 0"),
+        **{name: _at_least(0) for name in ("warmup_steps", "start_step", "stop_step", "stop_epoch")},
+    },
     schema.TermConfig: {"loss": _GIVEN, "student": _GIVEN, "teacher": _GIVEN, "weight": _at_least(0)},
     schema.DistillConfig: {"min_teacher_metric": _between(0, 1)},
     schema.CompileConfig: {"teacher": _one_of("auto", "off"), "placement": _one_of("auto", "stock", "onednn")},

@@ -110,7 +110,7 @@ class Session:
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Set parameters and other persistent variables, creating those that are not there."""
         for name, array in arrays.items():
-            self._scope.var(name).get_tensor().set(np.ascontiguousarray(array), self.place)
+            self._scope.var(name).get_tensor().set(np.asarray(array, order="C"), self.place)
 
     def save_inference(self, program: NamedProgram, fetch: Sequence[str], prefix: Path) -> None:
         """Write a program and its parameters as an inference model: `PREFIX.json` and `PREFIX.pdiparams`."""

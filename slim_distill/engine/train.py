@@ -28,7 +28,7 @@ from slim_distill.engine.hooks import EverySteps, Progress, Recorder, Scalars
 from slim_distill.engine.loop import Hook, run_loop
 from slim_distill.engine.schedule import learning_rate
 from slim_distill.engine.session import Session, check_finite, seed_step, start_static_mode
-from slim_distill.engine.training import EMA_PREFIX, LEARNING_RATE, TrainingProgram, build_training
+from slim_distill.engine.training import EMA_PREFIX, TrainingProgram, build_training
 from slim_distill.graph.passes import PlaceKernels, UpdateEarly, run_passes
 from slim_distill.losses.build import terms_from_config
 
@@ -77,7 +77,8 @@ def train(cfg: RunConfig, teachers: Mapping[str, build.Teacher] | None = None, *
         judged = {} if done else {p: build.check_teacher(cfg, p, t, eval_loader) for p, t in teachers.items()}
 
         student = build.build_student(cfg)
-        terms = terms_from_config(cfg.distill) if teachers else ()
+        max_iters, epoch_steps = cfg.train.max_iters, len(loader)
+        terms = terms_from_config(cfg.distill, max_iters=max_iters, epoch_steps=epoch_steps) if teachers else ()
         merged = build.build_merged(student, teachers, terms, cfg, on_cpu=session.on_cpu)
         training = build_training(build.cut_to_losses(merged, terms), terms, cfg.optimizer)
         if cfg.compile.placement == "auto" and session.on_cpu:
@@ -91,7 +92,7 @@ def train(cfg: RunConfig, teachers: Mapping[str, build.Teacher] | None = None, *
         batches = loader.batches(start=done)
         hooks = job.hooks()
         try:
-            run_loop(job.step_function(batches, done), done, cfg.train.max_iters, hooks)
+            run_loop(job.step_function(batches), done, cfg.train.max_iters, hooks)
         finally:
             batches.close()
     finally:
@@ -199,19 +200,20 @@ class _Job:
             EverySteps(train.eval_iter or train.snapshot_iter, self.evaluate),
         ]
 
-    def step_function(self, batches: Iterator[Mapping[str, np.ndarray]], first: int) -> Any:
-        """The function that does one step; the very first one of a run also checks gradients and teachers."""
+    def step_function(self, batches: Iterator[Mapping[str, np.ndarray]]) -> Any:
+        """The function that does one step; the first of a run, or of a scheduled term, also checks gradients."""
         fetch = list(self.training.losses.values())
         labels = list(self.training.losses)
         program = self.training.program
 
         def one_step(step: int) -> dict[str, float]:
             rate = learning_rate(self.cfg.schedule, step, self.cfg.train.max_iters)
-            self.session.write({LEARNING_RATE: np.asarray(rate, "float32")})
+            self.session.write(self.training.scalars(rate, step))
             seed_step(self.cfg.seed, step)
             batch = next(batches)
-            if step == first == 0:
-                out = self._checked_step(batch, fetch)
+            gradients = self.training.first_gradients(step)
+            if gradients:
+                out = self._checked_step(batch, fetch, step, gradients)
             else:
                 out = self.session.run(program, batch, fetch)
             values = {label: float(out[name]) for label, name in zip(labels, fetch, strict=True)}
@@ -220,22 +222,23 @@ class _Job:
 
         return one_step
 
-    def _checked_step(self, batch: Mapping[str, np.ndarray], fetch: list[str]) -> dict[str, np.ndarray]:
-        """A step after which every gradient is looked at and no frozen parameter may have moved."""
+    def _checked_step(
+        self, batch: Mapping[str, np.ndarray], fetch: list[str], step: int, gradients: Mapping[str, str]
+    ) -> dict[str, np.ndarray]:
+        """A step after which the given gradients are looked at and no frozen parameter may have moved."""
         owned = {*self.training.student, *self.training.state}
         frozen = [name for name in self.training.program.parameters() if name not in owned]
         before = _digest(self.session, frozen)
-        gradients = self.training.gradients
         out = self.session.run(self.training.program, batch, [*fetch, *gradients.values()])
         dead = [name for name, gradient in gradients.items() if not np.any(out[gradient])]
         if dead:
             raise TrainingError(
-                f"after the first step {len(dead)} trainable parameters have no gradient: {', '.join(dead[:5])}. "
+                f"step {step}: {len(dead)} trainable parameters have no gradient: {', '.join(dead[:5])}. "
                 "No loss reaches them; check the recipe"
             )
         if _digest(self.session, frozen) != before:
-            raise TrainingError("the first step changed parameters of a frozen teacher; this is a fault of the rewrite")
-        log.info("first step: %d gradients present, %d teacher parameters unmoved", len(gradients), len(frozen))
+            raise TrainingError(f"step {step} changed parameters of a frozen teacher; this is a fault of the rewrite")
+        log.info("step %d: %d gradients present, %d teacher parameters unmoved", step, len(gradients), len(frozen))
         return out
 
     def model(self) -> dict[str, np.ndarray]:

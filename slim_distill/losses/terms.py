@@ -33,6 +33,7 @@ class Term:
             loss that compares variables one by one, `adapter` and `resize` (see `losses.adapters`), which bring the
             student's variables to the teacher's channels and either map to the other's size.
         path: where the term comes from, for messages: "distill.terms[1]".
+        schedule: factor of the weight at a zero-based step, such as a `losses.schedule.Schedule`; None for always 1.
     """
 
     loss: str
@@ -41,6 +42,11 @@ class Term:
     weight: float = 1.0
     args: Mapping[str, Any] = field(default_factory=dict)
     path: str = "distill.terms[0]"
+    schedule: Callable[[int], float] | None = None
+
+    def weight_at(self, step: int) -> float:
+        """Return the factor of the loss in the total at a zero-based step."""
+        return self.weight if self.schedule is None else self.weight * self.schedule(step)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Training programs on a toy pair: identities that must hold to the last bit, and checks that must refuse."""
 
+from dataclasses import replace
+
 import numpy as np
 import paddle
 import pytest
@@ -11,6 +13,7 @@ from slim_distill.config.schema import OptimizerConfig
 from slim_distill.engine.session import Session, check_finite, seed_step
 from slim_distill.engine.training import EMA_PREFIX, LEARNING_RATE, build_training
 from slim_distill.graph import Freeze, merge, run_passes, trace
+from slim_distill.losses.schedule import Schedule
 from slim_distill.losses.terms import Term
 
 pytestmark = pytest.mark.usefixtures("static_mode")
@@ -58,7 +61,7 @@ def steps(training, count, seed=3, first=0, session=None):
     fetch = list(training.losses.values())
     rows = []
     for step in range(first, first + count):
-        session.write({LEARNING_RATE: np.asarray(0.1, "float32")})
+        session.write(training.scalars(0.1, step))
         seed_step(seed, step)
         rows.append(session.run(training.program, batch(step), fetch))
     return session, rows
@@ -163,6 +166,65 @@ def test_the_state_is_complete_so_that_a_restored_run_goes_on_bit_for_bit():
         assert a["total"].tobytes() == b["total"].tobytes()
     a, b = straight.read(training.student), again.read(training.student)
     assert all(a[name].tobytes() == b[name].tobytes() for name in a)
+
+
+def test_a_schedule_multiplies_the_weight_and_is_no_state():
+    fading = Term("l2", ("logits",), ("teacher_logits",), 3.0, schedule=Schedule("linear", 1.0, 0.0, 0, 4))
+    training = distilled([fading])
+    assert "distill.0.weight" not in {*training.state, *training.student}
+    _, rows = steps(training, 5)
+    for step, row in enumerate(rows):
+        assert row["distill"] == pytest.approx(3.0 * (1 - step / 4) * row["distill.0.l2"], rel=1e-6)
+        assert row["total"] == pytest.approx(row["loss"] + row["distill"], rel=1e-6)
+
+
+def test_a_schedule_that_stays_at_one_equals_no_schedule_bit_for_bit():
+    session_a, _ = steps(distilled([L2]), 4)
+    session_b, _ = steps(distilled([replace(L2, schedule=Schedule())]), 4)
+    names = ("first_weights", "second_weights")
+    a, b = session_a.read(names), session_b.read(names)
+    assert all(a[name].tobytes() == b[name].tobytes() for name in names)
+
+
+def test_a_stopped_term_leaves_the_student_to_its_own_loss():
+    stopped = replace(L2, schedule=lambda step: float(step < 2))
+    session_a, _ = steps(distilled([stopped]), 2)
+    session_b, _ = steps(distilled([L2]), 2)
+    names = ("first_weights", "second_weights")
+    assert all(np.array_equal(session_a.read(names)[n], session_b.read(names)[n]) for n in names)
+    alone = build_training(trace(net(4)), (), OPTIMIZER)
+    own, distilling = Session("cpu"), distilled([stopped])
+    own.start(alone.program, 3)
+    own.write(session_a.read((*alone.student, *alone.state)))
+    steps(alone, 2, first=2, session=own)
+    steps(distilling, 2, first=2, session=session_a)
+    a, b = session_a.read(names), own.read(names)
+    for name in names:
+        np.testing.assert_allclose(a[name], b[name], rtol=1e-6)
+
+
+def test_a_scheduled_run_goes_on_bit_for_bit():
+    training = distilled([replace(L2, schedule=Schedule("cosine", 1.0, 0.1, 0, 6, warmup=4))])
+    session, _ = steps(training, 3)
+    saved = session.read((*training.student, *training.state))
+    teacher = {n: a for n, a in session.read(training.program.parameters()).items() if n.startswith("teacher_")}
+    steps(training, 3, first=3, session=session)
+    again = Session("cpu")
+    again.start(training.program, seed=99)
+    again.write({**teacher, **saved})
+    steps(training, 3, first=3, session=again)
+    a, b = session.read(training.student), again.read(training.student)
+    assert all(a[name].tobytes() == b[name].tobytes() for name in a)
+
+
+def test_gradients_are_looked_at_when_their_term_begins():
+    late = Term("l2", ("h",), ("teacher_h",), 1.0, {"adapter": "linear"}, schedule=lambda step: float(step >= 3))
+    training = distilled([late])
+    owned = {name for name in training.gradients if name.startswith("distill.0.")}
+    assert len(owned) == 2
+    due = [set(training.first_gradients(step)) for step in range(5)]
+    assert due == [{"first_weights", "second_weights"}, set(), set(), owned, set()]
+    assert set(distilled([L2]).first_gradients(0)) == {"first_weights", "second_weights"}
 
 
 def test_peers_that_are_not_frozen_are_state_and_train():
