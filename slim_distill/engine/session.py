@@ -144,5 +144,5 @@ def check_finite(values: Mapping[str, float], step: int, learning_rate: float) -
         shown = ", ".join(f"{name}={value:g}" for name, value in values.items())
         raise TrainingError(
             f"step {step}: {', '.join(bad)} is not finite ({shown}; learning rate {learning_rate:g}). "
-            "Lower schedule.base_lr or the term's weight, or lengthen the warm-up; the last checkpoint is sound"
+            "Lower schedule.base_lr or the term's weight, or lengthen the warm-up"
         )

@@ -15,6 +15,7 @@ from slim_distill.common.errors import ConfigError, TrainingError, WeightsError
 from slim_distill.config import dump_config, to_dict
 from slim_distill.config.schema import RunConfig
 from slim_distill.data.build import build_loader
+from slim_distill.data.loader import Loader
 from slim_distill.engine import build
 from slim_distill.engine.checkpoint import (
     Checkpoint,
@@ -26,6 +27,7 @@ from slim_distill.engine.checkpoint import (
 from slim_distill.engine.evaluate import Evaluation
 from slim_distill.engine.hooks import EverySteps, Progress, Recorder, Scalars
 from slim_distill.engine.loop import Hook, run_loop
+from slim_distill.engine.rewind import Rewind
 from slim_distill.engine.schedule import learning_rate
 from slim_distill.engine.session import Session, check_finite, seed_step, start_static_mode
 from slim_distill.engine.training import EMA_PREFIX, TrainingProgram, build_training
@@ -88,7 +90,7 @@ def train(cfg: RunConfig, teachers: Mapping[str, build.Teacher] | None = None, *
 
         if checkpoint is None:
             _set_aside(folder)
-        job = _Job(cfg, session, training, folder, eval_loader)
+        job = _Job(cfg, session, training, folder, loader, eval_loader)
         batches = loader.batches(start=done)
         hooks = job.hooks()
         try:
@@ -179,14 +181,21 @@ class _Job:
     """A training run in progress: its steps, and what is done between them."""
 
     def __init__(
-        self, cfg: RunConfig, session: Session, training: TrainingProgram, folder: Path, eval_loader: Any
+        self,
+        cfg: RunConfig,
+        session: Session,
+        training: TrainingProgram,
+        folder: Path,
+        loader: Loader,
+        eval_loader: Loader,
     ) -> None:
         self.cfg, self.session, self.training = cfg, session, training
-        self.folder, self.eval_loader = folder, eval_loader
+        self.folder, self.loader, self.eval_loader = folder, loader, eval_loader
         self.last: Evaluation | None = None
         self.best = _best_so_far(folder)
         self.recorder = Recorder(folder / RECORD, cfg.train.log_iter)
         self.scalars = Scalars(folder / "vdl", cfg.train.log_iter)
+        self.rewind = Rewind(session, (*training.student, *training.state))
 
     def hooks(self) -> list[Hook]:
         """Progress and records first, so that a failing save or evaluation has its step on record."""
@@ -204,23 +213,44 @@ class _Job:
         """The function that does one step; the first of a run, or of a scheduled term, also checks gradients."""
         fetch = list(self.training.losses.values())
         labels = list(self.training.losses)
-        program = self.training.program
 
         def one_step(step: int) -> dict[str, float]:
-            rate = learning_rate(self.cfg.schedule, step, self.cfg.train.max_iters)
-            self.session.write(self.training.scalars(rate, step))
-            seed_step(self.cfg.seed, step)
+            self.rewind.before(step)
+            rate = self._prepare(step)
             batch = next(batches)
             gradients = self.training.first_gradients(step)
             if gradients:
                 out = self._checked_step(batch, fetch, step, gradients)
             else:
-                out = self.session.run(program, batch, fetch)
+                out = self.session.run(self.training.program, batch, fetch)
             values = {label: float(out[name]) for label, name in zip(labels, fetch, strict=True)}
-            check_finite(values, step, rate)
+            try:
+                check_finite(values, step, rate)
+            except TrainingError as error:
+                raise TrainingError(f"{error}; {self._save_sound(step, fetch)}") from error
             return {**values, "lr": rate}
 
         return one_step
+
+    def _prepare(self, step: int) -> float:
+        """Set all that a step depends on beside state and batch; returns the learning rate."""
+        rate = learning_rate(self.cfg.schedule, step, self.cfg.train.max_iters)
+        self.session.write(self.training.scalars(rate, step))
+        seed_step(self.cfg.seed, step)
+        return rate
+
+    def _save_sound(self, step: int, fetch: list[str]) -> str:
+        """Save the state before the failed `step`, and say where."""
+        batches = self.loader.batches(start=self.rewind.step)
+
+        def again(number: int) -> None:
+            self._prepare(number)
+            self.session.run(self.training.program, next(batches), fetch)
+
+        done = self.rewind.back_to(step, again)
+        batches.close()
+        self.save(done)
+        return f"the state after {done} steps is saved in {self.folder / str(done)}"
 
     def _checked_step(
         self, batch: Mapping[str, np.ndarray], fetch: list[str], step: int, gradients: Mapping[str, str]
