@@ -249,11 +249,19 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """One teacher: its own configuration file, its weights (path or URL), and whether it stays frozen."""
+    """One teacher: its own configuration file, its weights (path or URL), and whether it stays frozen.
+
+    `classes` is same (its classes are the student's, in order) or by_name (its class outputs are brought into the order
+    of the student's classes, all of which it must have; only for a frozen teacher). With `ema` the teacher is no other
+    network but the student itself: its parameters start as the student's and follow them by t <- ema t + (1 - ema) s
+    after every step; 0 is the student of the step before, 1 the student of the start. It has no config and no weights.
+    """
 
     config: str = ""
     weights: str = ""
     frozen: bool = True
+    classes: str = "same"
+    ema: float | None = None
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,7 @@
 import hashlib
 import json
 import logging
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from slim_distill.engine.session import Session, check_finite, seed_step, start_
 from slim_distill.engine.training import EMA_PREFIX, TrainingProgram, build_training
 from slim_distill.graph.passes import PlaceKernels, UpdateEarly, run_passes
 from slim_distill.losses.build import terms_from_config
+from slim_distill.losses.table import LOSSES
 
 __all__ = ["BEST", "FINAL", "TrainResult", "train"]
 
@@ -51,7 +51,13 @@ class TrainResult:
     teachers: Mapping[str, Evaluation]
 
 
-def train(cfg: RunConfig, teachers: Mapping[str, build.Teacher] | None = None, *, resume: str = "") -> TrainResult:
+def train(
+    cfg: RunConfig,
+    teachers: Mapping[str, build.Teacher] | None = None,
+    *,
+    resume: str = "",
+    losses: Mapping[str, Callable[..., Any]] = LOSSES,
+) -> TrainResult:
     """Train a student, alone or with teachers in one program.
 
     Files go to `output_dir/name`: numbered checkpoints, `best_model`, `model_final`, `config.yml`, `log.jsonl`.
@@ -60,6 +66,7 @@ def train(cfg: RunConfig, teachers: Mapping[str, build.Teacher] | None = None, *
         cfg: the student's run.
         teachers: prefix -> teacher; its parameters are frozen or train along.
         resume: "" to start anew, a checkpoint's folder, or "auto" for the newest sound one of this run if any.
+        losses: those that the recipe may name.
 
     Raises:
         SlimDistillError: anything of configuration, data, weights or training that makes the run useless.
@@ -76,13 +83,15 @@ def train(cfg: RunConfig, teachers: Mapping[str, build.Teacher] | None = None, *
     eval_loader = build.build_eval_loader(cfg)
     try:
         build.check_classes(cfg, loader, "data.train")
-        judged = {} if done else {p: build.check_teacher(cfg, p, t, eval_loader) for p, t in teachers.items()}
+        others = {} if done else {prefix: t for prefix, t in teachers.items() if t.ema is None}
+        judged = {prefix: build.check_teacher(cfg, prefix, t, eval_loader) for prefix, t in others.items()}
 
         student = build.build_student(cfg)
         max_iters, epoch_steps = cfg.train.max_iters, len(loader)
-        terms = terms_from_config(cfg.distill, max_iters=max_iters, epoch_steps=epoch_steps) if teachers else ()
+        terms = terms_from_config(cfg.distill, losses, max_iters=max_iters, epoch_steps=epoch_steps) if teachers else ()
         merged = build.build_merged(student, teachers, terms, cfg, on_cpu=session.on_cpu)
-        training = build_training(build.cut_to_losses(merged, terms), terms, cfg.optimizer)
+        averages = {prefix: teacher.ema for prefix, teacher in teachers.items() if teacher.ema is not None}
+        training = build_training(build.cut_to_losses(merged, terms), terms, cfg.optimizer, averages=averages)
         if cfg.compile.placement == "auto" and session.on_cpu:
             training = _placed(training)
         session.start(training.program, cfg.seed)
@@ -167,10 +176,8 @@ def _load(
             )
         session.write(saved)
         return
-    if cfg.train.pretrain_weights:
-        excluded = [re.compile(expression) for expression in cfg.train.pretrain_exclude]
-        arrays = build.load_weights(cfg.train.pretrain_weights, student, strict=False)
-        session.write({n: a for n, a in arrays.items() if not any(e.match(n) for e in excluded)})
+    session.write(build.pretrained(cfg, student))
+    session.write({guest: session.read([own])[own] for guest, own in training.copies.items()})
     if cfg.optimizer.ema:
         averaged = [name for name in training.state if name.startswith(EMA_PREFIX)]
         first = session.read(name.removeprefix(EMA_PREFIX) for name in averaged)

@@ -36,6 +36,7 @@ class TrainingProgram:
         student: names of the host's parameters, running statistics included: what is exported.
         state: names of all other values that training changes (momentum, averages, trainable guests).
         weights: name of the persistent scalar of each scheduled term, `distill.I.weight` -> its value at a step.
+        copies: parameter of a guest that follows the student -> the student's, whose value it starts with.
     """
 
     program: NamedProgram
@@ -44,6 +45,7 @@ class TrainingProgram:
     student: tuple[str, ...]
     state: tuple[str, ...]
     weights: Mapping[str, Callable[[int], float]] = field(default_factory=dict)
+    copies: Mapping[str, str] = field(default_factory=dict)
 
     def scalars(self, rate: float, step: int) -> dict[str, np.ndarray]:
         """{name: value} of what must be written before the zero-based `step`: learning rate and scheduled weights."""
@@ -69,7 +71,12 @@ class TrainingProgram:
 
 
 def build_training(
-    merged: NamedProgram, terms: Sequence[Term], optimizer: OptimizerConfig, *, task_loss: str = "loss"
+    merged: NamedProgram,
+    terms: Sequence[Term],
+    optimizer: OptimizerConfig,
+    *,
+    task_loss: str = "loss",
+    averages: Mapping[str, float] | None = None,
 ) -> TrainingProgram:
     """Attach the terms and the optimizer to a merged program, which itself is left unchanged.
 
@@ -82,6 +89,7 @@ def build_training(
         terms: the recipe; teacher names carry their prefix.
         optimizer: kind and numbers of the optimizer.
         task_loss: variable of the student's own loss; "" when only the terms count.
+        averages: prefix of a guest that is a frozen copy of the student -> decay at which it follows the student.
 
     Raises:
         LossError: a term does not bind.
@@ -95,10 +103,12 @@ def build_training(
         _check_coverage(work, pairs)
         if optimizer.ema:
             _average(work, optimizer.ema)
+        copies = {guest: own for p, decay in (averages or {}).items() for guest, own in _follow(work, p, decay).items()}
     given = {**total.given, **{f"{parameter.name}@GRAD": gradient for parameter, gradient in pairs}}
     variables, aliases = name_values(work.main, given)
     program = replace(work, variables=variables, aliases={**work.aliases, **aliases})
-    frozen = tuple(prefix for prefix, is_frozen in merged.guests.items() if is_frozen) or _NOTHING
+    fixed = [p for p, is_frozen in merged.guests.items() if is_frozen and p not in (averages or {})]
+    frozen = tuple(fixed) or _NOTHING
     owned = [name for name in program.parameters() if not name.startswith(frozen)]
     student = dict.fromkeys(n for n in owned if n in before and not n.startswith(tuple(merged.guests) or _NOTHING))
     moments = [name for name in program.states() if name != LEARNING_RATE]
@@ -110,6 +120,7 @@ def build_training(
         student=tuple(student),
         state=(*kept, *moments),
         weights=total.weights,
+        copies=copies,
     )
 
 
@@ -151,3 +162,12 @@ def _average(program: NamedProgram, decay: float) -> None:
             continue
         average = persistent(EMA_PREFIX + name, value.shape)
         paddle.assign(average * decay + value * (1.0 - decay), average)
+
+
+def _follow(program: NamedProgram, prefix: str, decay: float) -> dict[str, str]:
+    """Move a guest's parameters and statistics towards the student's after every step: {guest's name: student's}."""
+    parameters = program.parameters()
+    pairs = {name: name.removeprefix(prefix) for name in parameters if name.startswith(prefix)}
+    for guest, own in pairs.items():
+        paddle.assign(parameters[guest] * decay + parameters[own] * (1.0 - decay), parameters[guest])
+    return pairs
