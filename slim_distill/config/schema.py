@@ -305,7 +305,8 @@ class TermConfig:
     """One loss between named variables. `student` and `teacher` hold one name, or several where the loss takes several.
 
     Teacher names are written without prefix; `from` in YAML (`source` here) is the prefix of the teacher meant.
-    `schedule` multiplies the weight by a factor that depends on the step.
+    `schedule` multiplies the weight by a factor that depends on the step. `balance` r, 0 for off, sets the weight at
+    every step anew: the term's gradient on the shared parameters gets r times the norm of the task loss's.
     """
 
     loss: str
@@ -315,6 +316,7 @@ class TermConfig:
     source: str = "teacher_"
     args: Mapping[str, Any] = field(default_factory=dict)
     schedule: TermScheduleConfig | None = None
+    balance: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,8 @@ def build_training(
         total = add_total(work, terms, task_loss)
         pairs = _minimise(total.value, optimizer)
         _check_coverage(work, pairs)
+        for new, kept in total.updates:
+            paddle.assign(new, kept)
         if optimizer.ema:
             _average(work, optimizer.ema)
         copies = {guest: own for p, decay in (averages or {}).items() for guest, own in _follow(work, p, decay).items()}

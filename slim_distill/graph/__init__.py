@@ -1,6 +1,7 @@
 """Programs of Paddle's IR with named variables, and the rewrites on them."""
 
 from slim_distill.graph._pir import parameters
+from slim_distill.graph.gradients import Gradients, gradients, norms, student_parameters
 from slim_distill.graph.load import load_inference_program
 from slim_distill.graph.naming import layer_name, name_values
 from slim_distill.graph.passes import (
@@ -17,12 +18,14 @@ from slim_distill.graph.passes import (
     run_passes,
 )
 from slim_distill.graph.program import NamedProgram, dtype_of, shape_of
+from slim_distill.graph.readers import readers
 from slim_distill.graph.trace import name_program, trace
 
 __all__ = [
     "FoldBatchNorm",
     "Freeze",
     "FuseInference",
+    "Gradients",
     "NamedProgram",
     "Pass",
     "PassResult",
@@ -30,14 +33,18 @@ __all__ = [
     "Slice",
     "UpdateEarly",
     "dtype_of",
+    "gradients",
     "layer_name",
     "load_inference_program",
     "merge",
     "merge_into",
     "name_program",
     "name_values",
+    "norms",
     "parameters",
+    "readers",
     "run_passes",
     "shape_of",
+    "student_parameters",
     "trace",
 ]

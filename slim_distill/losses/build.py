@@ -38,8 +38,9 @@ def terms_from_config(
     terms = []
     for index, term in enumerate(cfg.terms):
         path = f"distill.terms[{index}]"
+        own = None if term.loss in LOSSES else table.get(term.loss)
         schedule = _schedule(term.schedule, max_iters, epoch_steps, f"{path}.schedule") if term.schedule else None
-        terms.append(replace(_term(cfg, term, path, table), schedule=schedule))
+        terms.append(replace(_term(cfg, term, path, table), schedule=schedule, balance=term.balance, function=own))
     return tuple(terms)
 
 
