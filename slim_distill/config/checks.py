@@ -282,9 +282,9 @@ def _check_schedule(cfg: RunConfig, place: Place) -> None:
 def _check_prefixes(cfg: RunConfig, place: Place) -> None:
     """A variable's name must say whose it is, so no prefix may begin with another one."""
     prefixes = list(cfg.distill.teachers)
+    if "" in prefixes:
+        place.fail("a teacher's prefix cannot be empty; call it 'teacher_'")
     for prefix in prefixes:
-        if not prefix:
-            place.fail("a teacher's prefix cannot be empty; call it 'teacher_'")
         others = [other for other in prefixes if other != prefix and prefix.startswith(other)]
         if others:
             place.at(prefix).fail(f"begins with {others[0]!r}, the prefix of another teacher; choose one that does not")

@@ -17,18 +17,16 @@ def recipe(loss, **more):
     return {"loss": loss, "student": "yolo_head.0", "teacher": "yolo_head.0", "from": "mean_", **more}
 
 
-def test_mean_teacher_balance_and_plugin_run_together(tmp_path, capsys):
+def test_mean_teacher_balance_and_plugin_run_together(tmp_path):
     config = run_config(write_voc(tmp_path / "data"), tmp_path / "out")
     config["schedule"] |= {"warmup_steps": 0}
-    config["train"] = {"max_iters": 2, "log_iter": 1, "snapshot_iter": 1}
+    config["train"] = {"max_iters": 2, "log_iter": 1, "snapshot_iter": 1, "eval_iter": 2}
     terms = [recipe("l2", balance=0.5), recipe("cubed", gain=2.0, schedule={"start_step": 1})]
     config["distill"] = {"teachers": {"mean_": {"ema": 0.75}}, "terms": terms}
     path = str(write_config(tmp_path / "run.yml", config))
     (tmp_path / "mine.py").write_text(MINE)
     plugin = ["--plugin", str(tmp_path / "mine.py")]
 
-    assert main(["distill", "-c", path, *plugin, "--dry-run"]) == 0
-    assert "cubed" in capsys.readouterr().out
     assert main(["distill", "-c", path, *plugin]) == 0
     lines = [json.loads(line) for line in (tmp_path / "out/tiny/log.jsonl").read_text().splitlines()]
     first, second = (line for line in lines if "total" in line)
@@ -68,4 +66,4 @@ def test_an_owned_layer_without_gradient_stops_the_run_and_is_named(tmp_path, ca
     path = str(write_config(tmp_path / "run.yml", config))
     assert main(["distill", "-c", path, "--plugin", str(tmp_path / "dead.py")]) == 2
     message = capsys.readouterr().err
-    assert "step 0: 2 trainable parameters have no gradient: distill.0.idle.weight, distill.0.idle.bias" in message
+    assert "step 0: 2 trainable parameters have no gradient: distill.0.idle.bias, distill.0.idle.weight" in message
