@@ -84,7 +84,8 @@ def attach(merged: NamedProgram, config: Config, overrides: Sequence[str] = (), 
     start_static_mode()
     cfg = _load(config, overrides)
     session = Session(cfg.device)
-    training = build_training(merged, terms_from_config(cfg.distill) if merged.guests else (), cfg.optimizer)
+    terms = terms_from_config(cfg.distill, max_iters=cfg.train.max_iters) if merged.guests else ()
+    training = build_training(merged, terms, cfg.optimizer)
     program = training.program
     if compile and session.on_cpu:
         program = run_passes(program, [PlaceKernels()]).program
@@ -130,7 +131,9 @@ def distillation(
     cfg = replace(cfg, compile=CompileConfig())
     teachers = {TEACHER: Teacher(its, teacher_values)}
     on_cpu = Session(cfg.device).on_cpu
-    merged = build_merged(host, teachers, terms_from_config(cfg.distill), cfg, on_cpu=on_cpu, keep=keep)
+    merged = build_merged(
+        host, teachers, terms_from_config(cfg.distill, max_iters=cfg.train.max_iters), cfg, on_cpu=on_cpu, keep=keep
+    )
     return attach(merged, cfg, compile=True)
 
 
@@ -251,7 +254,7 @@ class Trainer(Runner):
             TrainingError: a loss is not finite.
         """
         rate = learning_rate(self.cfg.schedule, self.step_number, self.cfg.train.max_iters)
-        self.session.write({LEARNING_RATE: np.asarray(rate, "float32")})
+        self.session.write(self.training.scalars(rate, self.step_number))
         seed_step(self.cfg.seed, self.step_number)
         losses = self.losses()
         out = self.run(batch, tuple(dict.fromkeys((*losses, *fetch))))

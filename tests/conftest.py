@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: static mode, fixed seeds, golden numbers."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,14 @@ import pytest
 os.environ.setdefault("GLOG_minloglevel", "2")
 
 SHARED = Path(os.environ.get("SLIM_DISTILL_SHARED", Path(__file__).resolve().parents[1].parent / "shared"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def dynamic_mode_afterwards() -> Iterator[None]:
+    """Commands run inside a test leave Paddle in static mode; the next file's tests start in its usual one."""
+    yield
+    if "paddle" in sys.modules:
+        sys.modules["paddle"].disable_static()
 
 
 @pytest.fixture

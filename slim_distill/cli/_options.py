@@ -49,12 +49,15 @@ def load_student(args: argparse.Namespace) -> RunConfig:
 def load_teacher_config(args: argparse.Namespace, cfg: RunConfig) -> tuple[RunConfig, dict[str, RunConfig]]:
     """The student's configuration with its teachers filled in from -t, and each teacher's own configuration."""
     teachers = dict(cfg.distill.teachers)
+    others = [prefix for prefix, teacher in teachers.items() if teacher.ema is None]
     if args.teacher_config:
-        prefix = next(iter(teachers), "teacher_")
+        prefix = next(iter(others), "teacher_")
         old = teachers.get(prefix, TeacherConfig())
         teachers[prefix] = replace(old, config=args.teacher_config, weights=args.teacher_pretrained or old.weights)
-    elif args.teacher_pretrained and teachers:
-        prefix = next(iter(teachers))
+    elif args.teacher_pretrained and others:
+        prefix = others[0]
         teachers[prefix] = replace(teachers[prefix], weights=args.teacher_pretrained)
     distill: DistillConfig = replace(cfg.distill, teachers=teachers)
-    return replace(cfg, distill=distill), {p: load_config(t.config) for p, t in teachers.items()}
+    return replace(cfg, distill=distill), {
+        p: load_config(t.config) if t.ema is None else cfg for p, t in teachers.items()
+    }

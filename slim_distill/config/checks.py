@@ -115,7 +115,25 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
         "iou_threshold": Rule(lambda value: 0 < value <= 1, "above 0 and at most 1"),
         "skip_empty_batches": _at_least(0),
     },
-    schema.TermConfig: {"loss": _GIVEN, "student": _GIVEN, "teacher": _GIVEN, "weight": _at_least(0)},
+    schema.RampConfig: {name: _at_least(0) for name in ("start", "to", "first_step", "last_step")},
+    schema.StepsConfig: {
+        "milestones": Rule(lambda v: bool(v) and _RISING.test(v), _RISING.wanted),
+        "gamma": _at_least(0),
+    },
+    schema.TermScheduleConfig: {
+        "constant": Rule(lambda value: value is None or value >= 0, "at least 0"),
+        **{name: _at_least(0) for name in ("warmup_steps", "start_step", "stop_step", "stop_epoch")},
+    },
+    schema.TermConfig: {
+        "loss": _GIVEN,
+        "student": _GIVEN,
+        "teacher": _GIVEN,
+        **{name: _at_least(0) for name in ("weight", "balance")},
+    },
+    schema.TeacherConfig: {
+        "classes": _one_of("same", "by_name"),
+        "ema": Rule(lambda value: value is None or 0 <= value <= 1, "between 0 and 1, or null"),
+    },
     schema.DistillConfig: {"min_teacher_metric": _between(0, 1)},
     schema.CompileConfig: {
         "teacher": _one_of("auto", "off"),
@@ -162,6 +180,7 @@ def check(cfg: RunConfig, place: Place) -> RunConfig:
         _check_reader(getattr(cfg.data, name), cfg, place.at("data", name))
     _check_targets(cfg, place.at("data", "train", "batch_transforms"))
     _check_schedule(cfg, place.at("schedule"))
+    _check_prefixes(cfg, place.at("distill", "teachers"))
     return cfg
 
 
@@ -262,3 +281,14 @@ def _check_schedule(cfg: RunConfig, place: Place) -> None:
         place.at("factors").fail(
             f"must be one for each of the {len(schedule.milestones)} milestones, found {len(schedule.factors)}"
         )
+
+
+def _check_prefixes(cfg: RunConfig, place: Place) -> None:
+    """A variable's name must say whose it is, so no prefix may begin with another one."""
+    prefixes = list(cfg.distill.teachers)
+    if "" in prefixes:
+        place.fail("a teacher's prefix cannot be empty; call it 'teacher_'")
+    for prefix in prefixes:
+        others = [other for other in prefixes if other != prefix and prefix.startswith(other)]
+        if others:
+            place.at(prefix).fail(f"begins with {others[0]!r}, the prefix of another teacher; choose one that does not")

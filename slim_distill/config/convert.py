@@ -7,7 +7,7 @@ from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from slim_distill.config._place import Place, show
-from slim_distill.config.schema import RunConfig, TermConfig, TransformConfig
+from slim_distill.config.schema import RampConfig, RunConfig, TermConfig, TransformConfig
 
 __all__ = ["convert", "to_dict"]
 
@@ -37,6 +37,7 @@ class Form:
 
 
 FORMS: Mapping[type, Form] = {
+    RampConfig: Form(names={"start": "from"}),
     TransformConfig: Form(rest="args"),
     TermConfig: Form(rest="args", names={"source": "from"}, singles=("student", "teacher")),
 }

@@ -16,11 +16,14 @@ __all__ = [
     "ModelConfig",
     "NmsConfig",
     "OptimizerConfig",
+    "RampConfig",
     "ReaderConfig",
     "RunConfig",
     "ScheduleConfig",
+    "StepsConfig",
     "TeacherConfig",
     "TermConfig",
+    "TermScheduleConfig",
     "TrainConfig",
     "TransformConfig",
 ]
@@ -248,11 +251,55 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """One teacher: its own configuration file, its weights (path or URL), and whether it stays frozen."""
+    """One teacher: its own configuration file, its weights (path or URL), and whether it stays frozen.
+
+    `classes` is same (its classes are the student's, in order) or by_name (its class outputs are brought into the order
+    of the student's classes, all of which it must have; only for a frozen teacher). With `ema` the teacher is no other
+    network but the student itself: its parameters start as the student's and follow them by t <- ema t + (1 - ema) s
+    after every step; 0 is the student of the step before, 1 the student of the start. It has no config and no weights.
+    """
 
     config: str = ""
     weights: str = ""
     frozen: bool = True
+    classes: str = "same"
+    ema: float | None = None
+
+
+@dataclass(frozen=True)
+class RampConfig:
+    """A factor that goes from `from` (`start` here) at `first_step` to `to` at `last_step`, 0 for train.max_iters."""
+
+    start: float = 1.0
+    to: float = 0.0
+    first_step: int = 0
+    last_step: int = 0
+
+
+@dataclass(frozen=True)
+class StepsConfig:
+    """A factor that starts at 1 and is multiplied by `gamma` at each of the `milestones`, in steps."""
+
+    milestones: tuple[int, ...]
+    gamma: float = 0.1
+
+
+@dataclass(frozen=True)
+class TermScheduleConfig:
+    """Factor of a term's weight by step: at most one of constant, linear, cosine and step (else 1), times the warm-up.
+
+    The factor is 0 before `start_step` and from `stop_step` on (0: never), or from `stop_epoch` on (0: never; counted
+    in passes over the training data). During `warmup_steps` from the start it rises linearly to its full size.
+    """
+
+    constant: float | None = None
+    linear: RampConfig | None = None
+    cosine: RampConfig | None = None
+    step: StepsConfig | None = None
+    warmup_steps: int = 0
+    start_step: int = 0
+    stop_step: int = 0
+    stop_epoch: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -260,6 +307,8 @@ class TermConfig:
     """One loss between named variables. `student` and `teacher` hold one name, or several where the loss takes several.
 
     Teacher names are written without prefix; `from` in YAML (`source` here) is the prefix of the teacher meant.
+    `schedule` multiplies the weight by a factor that depends on the step. `balance` r, 0 for off, sets the weight at
+    every step anew: the term's gradient on the shared parameters gets r times the norm of the task loss's.
     """
 
     loss: str
@@ -268,6 +317,8 @@ class TermConfig:
     weight: float = 1.0
     source: str = "teacher_"
     args: Mapping[str, Any] = field(default_factory=dict)
+    schedule: TermScheduleConfig | None = None
+    balance: float = 0.0
 
 
 @dataclass(frozen=True)

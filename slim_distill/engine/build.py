@@ -1,6 +1,7 @@
 """The composition root: from configurations to models, programs and data, in plain sight."""
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from slim_distill.common.errors import ConfigError, TrainingError
+from slim_distill.common.errors import ConfigError, TrainingError, VariableNotFoundError
 from slim_distill.common.weights import match_weights, read_weights
 from slim_distill.config.schema import RunConfig, TeacherConfig
 from slim_distill.data.build import build_loader
 from slim_distill.data.labels import read_labels
 from slim_distill.data.loader import Loader
-from slim_distill.engine.evaluate import Evaluation, detect, score
+from slim_distill.engine.evaluate import Evaluation, detect, renumber, score
 from slim_distill.engine.session import Session
 from slim_distill.graph import (
     Freeze,
@@ -32,6 +33,7 @@ from slim_distill.graph import (
 from slim_distill.graph.passes import FoldBatchNorm, FuseInference
 from slim_distill.losses.terms import Term, bind_all
 from slim_distill.models.build import build_model
+from slim_distill.models.classes import select_classes
 
 __all__ = [
     "Detector",
@@ -44,12 +46,14 @@ __all__ = [
     "build_teacher",
     "check_classes",
     "check_teacher",
+    "class_index",
     "class_names",
     "cut_to_losses",
     "evaluate",
     "load_model",
     "load_teacher",
     "load_weights",
+    "pretrained",
     "run_folder",
 ]
 
@@ -61,11 +65,17 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Teacher:
-    """One teacher: its run configuration, its parameters, and whether it stays frozen."""
+    """One teacher: its run configuration, its parameters, whether it stays frozen, and whose classes it has.
+
+    `classes` is "same", or "by_name": its class outputs are then brought into the order of the student's classes.
+    With `ema` it is the student's own moving average: `cfg` is then the student's, and `values` are empty.
+    """
 
     cfg: RunConfig
     values: Mapping[str, np.ndarray]
     frozen: bool = True
+    classes: str = "same"
+    ema: float | None = None
 
 
 @dataclass(frozen=True)
@@ -82,11 +92,47 @@ def build_student(cfg: RunConfig, size_px: int | None = None, batch: int | None 
 
 
 def build_teacher(
-    cfg: RunConfig, student: RunConfig, size_px: int | None = None, batch: int | None = None
+    cfg: RunConfig,
+    student: RunConfig,
+    index: Sequence[int] | None = None,
+    *,
+    size_px: int | None = None,
+    batch: int | None = None,
 ) -> NamedProgram:
-    """A teacher's training program, with the student's form of the loss so that it exposes the same variables."""
+    """A teacher's training program, with the student's form of the loss so that it exposes the same variables.
+
+    `index` holds the number of each of the student's classes among the teacher's, where they differ. Sizes that are
+    None are dynamic.
+    """
     loss = replace(cfg.model.loss, fine_grained=student.model.loss.fine_grained)
-    return trace(build_model(replace(cfg.model, loss=loss), "train", size_px, batch))
+    spec = build_model(replace(cfg.model, loss=loss), "train", size_px, batch)
+    return trace(spec if index is None else select_classes(spec, index))
+
+
+def class_index(cfg: RunConfig, prefix: str, teacher: Teacher) -> tuple[int, ...] | None:
+    """The number of each of the student's classes among the teacher's; None where the teacher has the same classes.
+
+    Raises:
+        ConfigError: other classes without `classes: by_name`, a class that the teacher does not have, or a teacher
+            that is not frozen.
+    """
+    path = f"distill.teachers.{prefix}.classes"
+    if teacher.classes == "same":
+        if cfg.model.num_classes != teacher.cfg.model.num_classes:
+            raise ConfigError(
+                f"{path}: the teacher {prefix!r} has {teacher.cfg.model.num_classes} classes, the student "
+                f"{cfg.model.num_classes}; both must have the same, or set by_name here if the teacher knows them all"
+            )
+        return None
+    if not teacher.frozen:
+        raise ConfigError(f"{path}: by_name is for a frozen teacher; leave out frozen: false, or this")
+    mine, its = class_names(cfg), class_names(teacher.cfg)
+    missing = [name for name in mine if name not in its]
+    if missing:
+        raise ConfigError(
+            f"{path}: the teacher {prefix!r} does not know {', '.join(missing)}; its classes: {', '.join(its)}"
+        )
+    return tuple(its.index(name) for name in mine)
 
 
 def load_weights(source: str, program: NamedProgram, *, strict: bool) -> dict[str, np.ndarray]:
@@ -111,15 +157,33 @@ def load_weights(source: str, program: NamedProgram, *, strict: bool) -> dict[st
     return {name: array.astype(dtype_of(parameters[name]), copy=False) for name, array in arrays.items()}
 
 
+def pretrained(cfg: RunConfig, student: NamedProgram) -> dict[str, np.ndarray]:
+    """What the student starts with: the arrays of `train.pretrain_weights` that fit it and are not excluded."""
+    if not cfg.train.pretrain_weights:
+        return {}
+    excluded = [re.compile(expression) for expression in cfg.train.pretrain_exclude]
+    arrays = load_weights(cfg.train.pretrain_weights, student, strict=False)
+    return {n: a for n, a in arrays.items() if not any(e.match(n) for e in excluded)}
+
+
 def load_teacher(teacher: TeacherConfig, cfg: RunConfig) -> Teacher:
-    """Read a teacher's weights and check them against its configuration."""
+    """Read a teacher's weights and check them against its configuration; one with `ema` has none.
+
+    Raises:
+        ConfigError: there are no weights, or some beside `ema`.
+        WeightsError: they cannot be read, or do not fit.
+    """
+    if teacher.ema is not None and (teacher.config or teacher.weights or not teacher.frozen):
+        raise ConfigError("distill.teachers: a teacher with ema is the student itself; leave out config and weights")
+    if teacher.ema is not None:
+        return Teacher(cfg, {}, ema=teacher.ema)
     source = teacher.weights or cfg.weights
     if not source:
         raise ConfigError(
             f"distill.teachers: the teacher {cfg.name} has no weights; give --teacher_pretrained URL_OR_PATH"
         )
     program = trace(build_model(cfg.model, "eval"))
-    return Teacher(cfg, load_weights(source, program, strict=True), teacher.frozen)
+    return Teacher(cfg, load_weights(source, program, strict=True), teacher.frozen, teacher.classes)
 
 
 def build_merged(
@@ -148,16 +212,31 @@ def build_merged(
     """
     merged = student
     for prefix, teacher in teachers.items():
-        guest = build_teacher(teacher.cfg, cfg, size_px, batch).with_values(teacher.values)
-        wanted = (n.removeprefix(prefix) for t in terms for n in t.teacher if n.startswith(prefix))
-        needed = tuple(dict.fromkeys((*wanted, *keep)))
+        index = class_index(cfg, prefix, teacher)
+        guest = build_teacher(teacher.cfg, cfg, index, size_px=size_px, batch=batch).with_values(teacher.values)
+        needed = tuple(dict.fromkeys((*_read_by(terms, prefix, guest), *keep)))
         if teacher.frozen:
             before = count_operators(guest)
-            result = _compiled(guest, needed, cfg.compile.teacher == "auto" and on_cpu)
+            # The parameters of a moving average change, so nothing of it may be folded together.
+            fuse = teacher.ema is None and cfg.compile.teacher == "auto" and on_cpu
+            result = _compiled(guest, needed, fuse)
             guest = result.program
             report(f"{prefix}: {result.summary()}; {before} -> {count_operators(guest)} operators in a step")
         merged = merge(merged, guest, prefix)
     return merged
+
+
+def _read_by(terms: Sequence[Term], prefix: str, guest: NamedProgram) -> list[str]:
+    """Names of a teacher's variables, without its prefix, that the terms read."""
+    names = []
+    for term in terms:
+        for name in (name.removeprefix(prefix) for name in term.teacher if name.startswith(prefix)):
+            try:
+                guest.canonical(name)
+            except VariableNotFoundError as error:
+                raise VariableNotFoundError(f"{term.path}.teacher: {error}") from error
+            names.append(name)
+    return names
 
 
 def cut_to_losses(
@@ -210,10 +289,13 @@ def build_eval_loader(cfg: RunConfig) -> Loader:
     return loader
 
 
-def evaluate(cfg: RunConfig, values: Mapping[str, np.ndarray], loader: Loader) -> Evaluation:
-    """Score a model with the given parameters on a data set."""
+def evaluate(
+    cfg: RunConfig, values: Mapping[str, np.ndarray], loader: Loader, index: Sequence[int] | None = None
+) -> Evaluation:
+    """Score a model with the given parameters on a data set; `index` has the model's number of each of its classes."""
     detector = build_detector(cfg, values)
     found = detect(detector.session, detector.program, loader.batches())
+    found = found if index is None else renumber(found, index)
     return score(found, loader.dataset.records, loader.dataset.classes, cfg.eval)
 
 
@@ -231,14 +313,12 @@ def check_teacher(cfg: RunConfig, prefix: str, teacher: Teacher, loader: Loader)
     """Evaluate a teacher on the student's data and refuse one that has nothing to teach.
 
     Raises:
-        ConfigError: its class count is not the student's.
+        ConfigError: its classes are not the student's.
         TrainingError: its metric is below `distill.min_teacher_metric` and `distill.force` is off.
     """
-    mine, its = cfg.model.num_classes, teacher.cfg.model.num_classes
-    if mine != its:
-        raise ConfigError(f"the teacher {prefix!r} has {its} classes, the student {mine}; both must have the same")
+    index = class_index(cfg, prefix, teacher)
     # The teacher judges the student's data, by the student's metric.
-    result = evaluate(replace(teacher.cfg, eval=cfg.eval, device=cfg.device), teacher.values, loader)
+    result = evaluate(replace(teacher.cfg, eval=cfg.eval, device=cfg.device), teacher.values, loader, index)
     log.info("teacher %s on the evaluation data: %s", prefix, result)
     if result.metric < cfg.distill.min_teacher_metric and not cfg.distill.force:
         raise TrainingError(

@@ -146,7 +146,7 @@ def _training(
     teachers = {}
     if teacher is not None:
         frozen = student.distill.teachers.get(TEACHER, TeacherConfig()).frozen
-        values = initial_values(build.build_teacher(teacher, student, size_px, batch)).values
+        values = initial_values(build.build_teacher(teacher, student, size_px=size_px, batch=batch)).values
         teachers[TEACHER] = build.Teacher(teacher, values, frozen)
     terms = terms_from_config(student.distill) if teachers else ()
     training = fixed_step(student, teachers, terms, size_px=size_px, batch=batch, on_cpu=on_cpu)

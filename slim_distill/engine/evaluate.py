@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from slim_distill.engine.session import Session
 from slim_distill.graph import NamedProgram
 from slim_distill.metrics import coco_ap, coco_from_records, voc_ap
 
-__all__ = ["Detections", "Evaluation", "detect", "score"]
+__all__ = ["Detections", "Evaluation", "detect", "renumber", "score"]
 
 Record = Mapping[str, Any]
 
@@ -57,6 +57,18 @@ def detect(session: Session, program: NamedProgram, batches: Iterable[Mapping[st
         for im_id, part in zip(ids, np.split(rows, np.cumsum(counts)[:-1]), strict=True):
             by_image[int(im_id)] = part
     return Detections(by_image, float(np.median(times[1:] or times)) if times else float("nan"))
+
+
+def renumber(detections: Detections, index: Sequence[int]) -> Detections:
+    """The same detections with class `index[k]` called k; those of other classes are left out."""
+    number = {old: new for new, old in enumerate(index)}
+
+    def renumbered(rows: np.ndarray) -> np.ndarray:
+        rows = rows[np.isin(rows[:, 0].astype(int), list(number))].copy()
+        rows[:, 0] = [number[int(old)] for old in rows[:, 0]]
+        return rows
+
+    return replace(detections, by_image={im_id: renumbered(rows) for im_id, rows in detections.by_image.items()})
 
 
 def score(detections: Detections, records: Sequence[Record], classes: Sequence[str], cfg: EvalConfig) -> Evaluation:

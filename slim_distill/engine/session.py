@@ -137,7 +137,7 @@ class Session:
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Set parameters and other persistent variables, creating those that are not there."""
         for name, array in arrays.items():
-            self._scope.var(name).get_tensor().set(np.ascontiguousarray(array), self.place)
+            self._scope.var(name).get_tensor().set(np.asarray(array, order="C"), self.place)
 
     def save_inference(self, program: NamedProgram, fetch: Sequence[str], prefix: Path) -> None:
         """Write a program and its parameters as an inference model: `PREFIX.json` and `PREFIX.pdiparams`."""
@@ -171,5 +171,5 @@ def check_finite(values: Mapping[str, float], step: int, learning_rate: float) -
         shown = ", ".join(f"{name}={value:g}" for name, value in values.items())
         raise TrainingError(
             f"step {step}: {', '.join(bad)} is not finite ({shown}; learning rate {learning_rate:g}). "
-            "Lower schedule.base_lr or the term's weight, or lengthen the warm-up; the last checkpoint is sound"
+            "Lower schedule.base_lr or the term's weight, or lengthen the warm-up"
         )

@@ -4,8 +4,7 @@ import hashlib
 import json
 import logging
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from slim_distill.common.errors import ConfigError, TrainingError, WeightsError
 from slim_distill.config import dump_config, to_dict
 from slim_distill.config.schema import RunConfig
 from slim_distill.data.build import build_loader
+from slim_distill.data.loader import Loader
 from slim_distill.engine import build
 from slim_distill.engine.checkpoint import (
     Checkpoint,
@@ -28,10 +28,12 @@ from slim_distill.engine.compiling import place, usual_step
 from slim_distill.engine.evaluate import Evaluation
 from slim_distill.engine.hooks import EverySteps, Progress, Recorder, Scalars
 from slim_distill.engine.loop import Hook, run_loop
+from slim_distill.engine.rewind import Rewind
 from slim_distill.engine.schedule import learning_rate
 from slim_distill.engine.session import Session, check_finite, seed_step, start_static_mode, user_flags
-from slim_distill.engine.training import EMA_PREFIX, LEARNING_RATE, TrainingProgram, build_training
+from slim_distill.engine.training import EMA_PREFIX, TrainingProgram, build_training
 from slim_distill.losses.build import terms_from_config
+from slim_distill.losses.table import LOSSES
 
 __all__ = ["BEST", "FINAL", "TrainResult", "train"]
 
@@ -50,7 +52,13 @@ class TrainResult:
     teachers: Mapping[str, Evaluation]
 
 
-def train(cfg: RunConfig, teachers: Mapping[str, build.Teacher] | None = None, *, resume: str = "") -> TrainResult:
+def train(
+    cfg: RunConfig,
+    teachers: Mapping[str, build.Teacher] | None = None,
+    *,
+    resume: str = "",
+    losses: Mapping[str, Callable[..., Any]] = LOSSES,
+) -> TrainResult:
     """Train a student, alone or with teachers in one program.
 
     Files go to `output_dir/name`: numbered checkpoints, `best_model`, `model_final`, `config.yml`, `log.jsonl`.
@@ -59,6 +67,7 @@ def train(cfg: RunConfig, teachers: Mapping[str, build.Teacher] | None = None, *
         cfg: the student's run.
         teachers: prefix -> teacher; its parameters are frozen or train along.
         resume: "" to start anew, a checkpoint's folder, or "auto" for the newest sound one of this run if any.
+        losses: those that the recipe may name.
 
     Raises:
         SlimDistillError: anything of configuration, data, weights or training that makes the run useless.
@@ -77,12 +86,16 @@ def train(cfg: RunConfig, teachers: Mapping[str, build.Teacher] | None = None, *
     eval_loader = build.build_eval_loader(cfg)
     try:
         build.check_classes(cfg, loader, "data.train")
-        judged = {} if done else {p: build.check_teacher(cfg, p, t, eval_loader) for p, t in teachers.items()}
+        others = {} if done else {prefix: t for prefix, t in teachers.items() if t.ema is None}
+        judged = {prefix: build.check_teacher(cfg, prefix, t, eval_loader) for prefix, t in others.items()}
 
         student = build.build_student(cfg)
-        terms = terms_from_config(cfg.distill) if teachers else ()
+        max_iters, epoch_steps = cfg.train.max_iters, len(loader)
+        terms = terms_from_config(cfg.distill, losses, max_iters=max_iters, epoch_steps=epoch_steps) if teachers else ()
         merged = build.build_merged(student, teachers, terms, cfg, on_cpu=session.on_cpu, report=log.info)
-        training = build_training(build.cut_to_losses(merged, terms, report=log.info), terms, cfg.optimizer)
+        averages = {prefix: teacher.ema for prefix, teacher in teachers.items() if teacher.ema is not None}
+        cut = build.cut_to_losses(merged, terms, report=log.info)
+        training = build_training(cut, terms, cfg.optimizer, averages=averages)
         placed = place(
             training.program,
             cfg.compile.placement,
@@ -96,11 +109,11 @@ def train(cfg: RunConfig, teachers: Mapping[str, build.Teacher] | None = None, *
 
         if checkpoint is None:
             _set_aside(folder)
-        job = _Job(cfg, session, training, folder, eval_loader)
+        job = _Job(cfg, session, training, folder, loader, eval_loader)
         batches = loader.batches(start=done)
         hooks = job.hooks()
         try:
-            run_loop(job.step_function(batches, done), done, cfg.train.max_iters, hooks)
+            run_loop(job.step_function(batches), done, cfg.train.max_iters, hooks)
         finally:
             batches.close()
     finally:
@@ -166,10 +179,8 @@ def _load(
             )
         session.write(saved)
         return
-    if cfg.train.pretrain_weights:
-        excluded = [re.compile(expression) for expression in cfg.train.pretrain_exclude]
-        arrays = build.load_weights(cfg.train.pretrain_weights, student, strict=False)
-        session.write({n: a for n, a in arrays.items() if not any(e.match(n) for e in excluded)})
+    session.write(build.pretrained(cfg, student))
+    session.write({guest: session.read([own])[own] for guest, own in training.copies.items()})
     if cfg.optimizer.ema:
         averaged = [name for name in training.state if name.startswith(EMA_PREFIX)]
         first = session.read(name.removeprefix(EMA_PREFIX) for name in averaged)
@@ -180,14 +191,21 @@ class _Job:
     """A training run in progress: its steps, and what is done between them."""
 
     def __init__(
-        self, cfg: RunConfig, session: Session, training: TrainingProgram, folder: Path, eval_loader: Any
+        self,
+        cfg: RunConfig,
+        session: Session,
+        training: TrainingProgram,
+        folder: Path,
+        loader: Loader,
+        eval_loader: Loader,
     ) -> None:
         self.cfg, self.session, self.training = cfg, session, training
-        self.folder, self.eval_loader = folder, eval_loader
+        self.folder, self.loader, self.eval_loader = folder, loader, eval_loader
         self.last: Evaluation | None = None
         self.best = _best_so_far(folder)
         self.recorder = Recorder(folder / RECORD, cfg.train.log_iter)
         self.scalars = Scalars(folder / "vdl", cfg.train.log_iter)
+        self.rewind = Rewind(session, (*training.student, *training.state))
 
     def hooks(self) -> list[Hook]:
         """Progress and records first, so that a failing save or evaluation has its step on record.
@@ -204,43 +222,66 @@ class _Job:
             EverySteps(train.snapshot_iter, self.save),
         ]
 
-    def step_function(self, batches: Iterator[Mapping[str, np.ndarray]], first: int) -> Any:
-        """The function that does one step; the very first one of a run also checks gradients and teachers."""
+    def step_function(self, batches: Iterator[Mapping[str, np.ndarray]]) -> Any:
+        """The function that does one step; the first of a run, or of a scheduled term, also checks gradients."""
         fetch = list(self.training.losses.values())
         labels = list(self.training.losses)
-        program = self.training.program
 
         def one_step(step: int) -> dict[str, float]:
-            rate = learning_rate(self.cfg.schedule, step, self.cfg.train.max_iters)
-            self.session.write({LEARNING_RATE: np.asarray(rate, "float32")})
-            seed_step(self.cfg.seed, step)
+            self.rewind.before(step)
+            rate = self._prepare(step)
             batch = next(batches)
-            if step == first == 0:
-                out = self._checked_step(batch, fetch)
+            gradients = self.training.first_gradients(step)
+            if gradients:
+                out = self._checked_step(batch, fetch, step, gradients)
             else:
-                out = self.session.run(program, batch, fetch)
+                out = self.session.run(self.training.program, batch, fetch)
             values = {label: float(out[name]) for label, name in zip(labels, fetch, strict=True)}
-            check_finite(values, step, rate)
+            try:
+                check_finite(values, step, rate)
+            except TrainingError as error:
+                raise TrainingError(f"{error}; {self._save_sound(step, fetch)}") from error
             return {**values, "lr": rate}
 
         return one_step
 
-    def _checked_step(self, batch: Mapping[str, np.ndarray], fetch: list[str]) -> dict[str, np.ndarray]:
-        """A step after which every gradient is looked at and no frozen parameter may have moved."""
+    def _prepare(self, step: int) -> float:
+        """Set all that a step depends on beside state and batch; returns the learning rate."""
+        rate = learning_rate(self.cfg.schedule, step, self.cfg.train.max_iters)
+        self.session.write(self.training.scalars(rate, step))
+        seed_step(self.cfg.seed, step)
+        return rate
+
+    def _save_sound(self, step: int, fetch: list[str]) -> str:
+        """Save the state before the failed `step`, and say where."""
+        batches = self.loader.batches(start=self.rewind.step)
+
+        def again(number: int) -> None:
+            self._prepare(number)
+            self.session.run(self.training.program, next(batches), fetch)
+
+        done = self.rewind.back_to(step, again)
+        batches.close()
+        self.save(done)
+        return f"the state after {done} steps is saved in {self.folder / str(done)}"
+
+    def _checked_step(
+        self, batch: Mapping[str, np.ndarray], fetch: list[str], step: int, gradients: Mapping[str, str]
+    ) -> dict[str, np.ndarray]:
+        """A step after which the given gradients are looked at and no frozen parameter may have moved."""
         owned = {*self.training.student, *self.training.state}
         frozen = [name for name in self.training.program.parameters() if name not in owned]
         before = _digest(self.session, frozen)
-        gradients = self.training.gradients
         out = self.session.run(self.training.program, batch, [*fetch, *gradients.values()])
         dead = [name for name, gradient in gradients.items() if not np.any(out[gradient])]
         if dead:
             raise TrainingError(
-                f"after the first step {len(dead)} trainable parameters have no gradient: {', '.join(dead[:5])}. "
+                f"step {step}: {len(dead)} trainable parameters have no gradient: {', '.join(dead[:5])}. "
                 "No loss reaches them; check the recipe"
             )
         if _digest(self.session, frozen) != before:
-            raise TrainingError("the first step changed parameters of a frozen teacher; this is a fault of the rewrite")
-        log.info("first step: %d gradients present, %d teacher parameters unmoved", len(gradients), len(frozen))
+            raise TrainingError(f"step {step} changed parameters of a frozen teacher; this is a fault of the rewrite")
+        log.info("step %d: %d gradients present, %d teacher parameters unmoved", step, len(gradients), len(frozen))
         return out
 
     def model(self) -> dict[str, np.ndarray]:

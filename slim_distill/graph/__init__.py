@@ -3,6 +3,7 @@
 from slim_distill.graph._pir import parameters
 from slim_distill.graph.convolutions import ConvolutionLayer, convolution_layers
 from slim_distill.graph.cost import BACKWARD, FORWARD, PHASES, UPDATE, OpCost, count_operators, operator_costs, runs_as
+from slim_distill.graph.gradients import Gradients, gradients, norms, student_parameters
 from slim_distill.graph.load import load_inference_program
 from slim_distill.graph.naming import layer_name, name_values
 from slim_distill.graph.passes import (
@@ -19,6 +20,7 @@ from slim_distill.graph.passes import (
     run_passes,
 )
 from slim_distill.graph.program import NamedProgram, dtype_of, shape_of
+from slim_distill.graph.readers import readers
 from slim_distill.graph.trace import name_program, trace
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "FoldBatchNorm",
     "Freeze",
     "FuseInference",
+    "Gradients",
     "NamedProgram",
     "OpCost",
     "Pass",
@@ -40,16 +43,20 @@ __all__ = [
     "convolution_layers",
     "count_operators",
     "dtype_of",
+    "gradients",
     "layer_name",
     "load_inference_program",
     "merge",
     "merge_into",
     "name_program",
     "name_values",
+    "norms",
     "operator_costs",
     "parameters",
+    "readers",
     "run_passes",
     "runs_as",
     "shape_of",
+    "student_parameters",
     "trace",
 ]

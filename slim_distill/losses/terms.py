@@ -33,6 +33,10 @@ class Term:
             loss that compares variables one by one, `adapter` and `resize` (see `losses.adapters`), which bring the
             student's variables to the teacher's channels and either map to the other's size.
         path: where the term comes from, for messages: "distill.terms[1]".
+        schedule: factor of the weight at a zero-based step, such as a `losses.schedule.Schedule`; None for always 1.
+        balance: keep the term's gradient norm at this multiple of the task loss's; 0 for off. The weight is then 1, or
+            0 for the control.
+        function: the loss itself where it is none of the table's; `loss` is then what it is called.
     """
 
     loss: str
@@ -41,6 +45,13 @@ class Term:
     weight: float = 1.0
     args: Mapping[str, Any] = field(default_factory=dict)
     path: str = "distill.terms[0]"
+    schedule: Callable[[int], float] | None = None
+    balance: float = 0.0
+    function: Callable[..., Tensor] | None = None
+
+    def weight_at(self, step: int) -> float:
+        """Return the factor of the loss in the total at a zero-based step."""
+        return self.weight if self.schedule is None else self.weight * self.schedule(step)
 
 
 @dataclass(frozen=True)
@@ -108,10 +119,11 @@ def bind(term: Term, resolve: Resolve, table: Mapping[str, Callable[..., Any]] =
 
     Raises:
         LossError: unknown loss or argument, value of the wrong type, wrong number of variables, shapes that do not
-            fit, a variable that holds no floating-point numbers, or a weight that is negative or not finite.
+            fit, a variable that holds no floating-point numbers, a weight or balance that is negative or not finite, or
+            both given.
         VariableNotFoundError: `resolve` does not know a name.
     """
-    function = pick(table, term.loss, f"{term.path}.loss: loss", LossError)
+    function = term.function or pick(table, term.loss, f"{term.path}.loss: loss", LossError)
     signature = read_signature(function)
     _check_weight(term)
     known = {argument.name for argument in signature.arguments}
@@ -160,9 +172,12 @@ def _names(term: Term) -> str:
 
 
 def _check_weight(term: Term) -> None:
-    number = isinstance(term.weight, (int, float)) and not isinstance(term.weight, bool)
-    if not (number and math.isfinite(term.weight) and term.weight >= 0):
-        raise LossError(f"{term.path}.weight: expected a finite number of at least 0, got {term.weight!r}")
+    for key, value in (("weight", term.weight), ("balance", term.balance)):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not (number and math.isfinite(value) and value >= 0):
+            raise LossError(f"{term.path}.{key}: expected a finite number of at least 0, got {value!r}")
+    if term.balance and term.weight not in (0, 1):
+        raise LossError(f"{term.path}.balance: sets the weight at every step; leave out weight, got {term.weight:g}")
 
 
 def _check_count(term: Term, signature: LossSignature) -> None:

@@ -211,7 +211,8 @@ def test_disk_full_while_saving_keeps_the_previous_checkpoint(world, capsys, mon
 
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint_module, "save_file", full)
-        message = refused(capsys, "train", "-c", "run.yml", "-r", "auto", "-o", "train.max_iters=4")
+        steps = ("-o", "train.max_iters=6", "train.eval_iter=6")
+        message = refused(capsys, "train", "-c", "run.yml", "-r", "auto", *steps)
     assert "No space left" in message
     assert "out/tiny/4" in message
     assert latest_checkpoint(Path("out/tiny")) == Path("out/tiny/2")

@@ -105,7 +105,7 @@ def test_published_commands(case, static_mode, tmp_path):
         tmp_path, "infer", *configs, f"--infer_img={image}", "--output_dir=infer_output", "--draw_threshold=0.5",
         "-o", final,
     )  # fmt: skip
-    assert (tmp_path / "infer_output" / image.name).is_file()
+    assert (tmp_path / "infer_output" / f"{image.stem}.png").is_file()
 
     listed = run(tmp_path, "list_vars", *pair, "--grep", r"^(teacher_)?conv2d_\d+\.tmp_1$", "--format", "json")
     assert "conv2d_20.tmp_1" in listed

@@ -42,6 +42,13 @@ def test_every_rule_is_of_a_field_that_exists():
         ("model.backbone.variant=c", r"^model\.backbone\.variant: must be one of b, d"),
         ("model.backbone.scale=0", r"^model\.backbone\.scale: must be more than 0, found 0\.0"),
         ("model.backbone.conv_decay=-1", r"^model\.backbone\.conv_decay: must be at least 0, or null, found -1\.0"),
+        (
+            "distill.teachers={t_: {}, t_b_: {}}",
+            r"^distill\.teachers\.t_b_: begins with 't_', the prefix of another teacher; choose one that does not",
+        ),
+        ("distill.teachers={'': {}}", r"^distill\.teachers: a teacher's prefix cannot be empty"),
+        ("distill.teachers={t_: {classes: names}}", r"^distill\.teachers\.t_\.classes: must be one of same, by_name"),
+        ("distill.teachers={t_: {ema: 1.5}}", r"^distill\.teachers\.t_\.ema: must be between 0 and 1, or null"),
         ("model.num_classes=0", r"^model\.num_classes: must be at least 1, found 0"),
         ("model.architecture=ssd", r"^model\.architecture: must be one of yolov3"),
         (

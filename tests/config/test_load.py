@@ -53,6 +53,8 @@ def test_terms_and_transforms_are_dumped_as_they_are_written(tmp_path: Path):
         "teacher": "yolo_head.0",
         "weight": 100.0,
         "from": "big_",
+        "schedule": None,
+        "balance": 0.0,
         "reduction": "mean",
     }
 

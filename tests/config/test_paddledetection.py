@@ -13,6 +13,17 @@ from tests.config.samples import CONFIGS, FOREIGN, READER, write_foreign
 RESNET = "{norm_type: sync_bn, freeze_at: 0, freeze_norm: false, norm_decay: 0., depth: 34, feature_maps: [3, 4, 5]"
 
 
+def test_sections_of_our_own_dialect_stand_beside_the_published_keys(tmp_path):
+    (tmp_path / "run.yml").write_text(FOREIGN)
+    (tmp_path / "reader.yml").write_text(READER)
+    cfg = load_config(tmp_path / "run.yml", ["distill.force=true", "compile.placement=stock"])
+    assert cfg.distill.force
+    assert [term.loss for term in cfg.distill.terms] == ["l2"] * 3  # the published recipe is still there
+    assert cfg.compile.placement == "stock"
+    with pytest.raises(ConfigError, match=r"distill\.forse"):
+        load_config(tmp_path / "run.yml", ["distill.forse=true"])
+
+
 def load(folder: Path, *overrides: str, old: str = "", new: str = ""):
     assert old in FOREIGN
     return load_config(write_foreign(folder, FOREIGN.replace(old, new) if old else FOREIGN), overrides)

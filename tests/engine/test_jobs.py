@@ -33,6 +33,8 @@ def world(tmp_path_factory):
     write_config(root / "student.yml", student)
     fine = run_config(data, root / "out", name="fine", fine=True)
     fine["distill"]["min_teacher_metric"] = 0.0
+    fine["distill"]["terms"][0]["schedule"] = {"cosine": {"from": 1.0, "to": 0.1, "last_step": 6}, "warmup_steps": 3}
+    fine["distill"]["terms"][1]["schedule"] = {"start_step": 2, "stop_epoch": 1.25}
     write_config(root / "fine.yml", fine)
     command(root, "train", "-c", "teacher.yml")
     return root

@@ -1,16 +1,20 @@
 """Training programs on a toy pair: identities that must hold to the last bit, and checks that must refuse."""
 
+from dataclasses import replace
+
 import numpy as np
 import paddle
 import pytest
 from paddle import static
 
-from slim_distill.common.errors import ConfigError, GraphError, TrainingError
+from slim_distill.common.errors import ConfigError, GraphError, LossError, TrainingError
 from slim_distill.common.specs import FeedSpec, ModelSpec
 from slim_distill.config.schema import OptimizerConfig
 from slim_distill.engine.session import Session, check_finite, seed_step
 from slim_distill.engine.training import EMA_PREFIX, LEARNING_RATE, build_training
 from slim_distill.graph import Freeze, merge, run_passes, trace
+from slim_distill.losses import Layers
+from slim_distill.losses.schedule import Schedule
 from slim_distill.losses.terms import Term
 
 pytestmark = pytest.mark.usefixtures("static_mode")
@@ -58,7 +62,7 @@ def steps(training, count, seed=3, first=0, session=None):
     fetch = list(training.losses.values())
     rows = []
     for step in range(first, first + count):
-        session.write({LEARNING_RATE: np.asarray(0.1, "float32")})
+        session.write(training.scalars(0.1, step))
         seed_step(seed, step)
         rows.append(session.run(training.program, batch(step), fetch))
     return session, rows
@@ -165,6 +169,144 @@ def test_the_state_is_complete_so_that_a_restored_run_goes_on_bit_for_bit():
     assert all(a[name].tobytes() == b[name].tobytes() for name in a)
 
 
+def test_a_schedule_multiplies_the_weight_and_is_no_state():
+    fading = Term("l2", ("logits",), ("teacher_logits",), 3.0, schedule=Schedule("linear", 1.0, 0.0, 0, 4))
+    training = distilled([fading])
+    assert "distill.0.weight" not in {*training.state, *training.student}
+    _, rows = steps(training, 5)
+    for step, row in enumerate(rows):
+        assert row["distill"] == pytest.approx(3.0 * (1 - step / 4) * row["distill.0.l2"], rel=1e-6)
+        assert row["total"] == pytest.approx(row["loss"] + row["distill"], rel=1e-6)
+
+
+def test_a_schedule_that_stays_at_one_equals_no_schedule_bit_for_bit():
+    session_a, _ = steps(distilled([L2]), 4)
+    session_b, _ = steps(distilled([replace(L2, schedule=Schedule())]), 4)
+    names = ("first_weights", "second_weights")
+    a, b = session_a.read(names), session_b.read(names)
+    assert all(a[name].tobytes() == b[name].tobytes() for name in names)
+
+
+def test_a_stopped_term_leaves_the_student_to_its_own_loss():
+    stopped = replace(L2, schedule=lambda step: float(step < 2))
+    session_a, _ = steps(distilled([stopped]), 2)
+    session_b, _ = steps(distilled([L2]), 2)
+    names = ("first_weights", "second_weights")
+    assert all(np.array_equal(session_a.read(names)[n], session_b.read(names)[n]) for n in names)
+    alone = build_training(trace(net(4)), (), OPTIMIZER)
+    own, distilling = Session("cpu"), distilled([stopped])
+    own.start(alone.program, 3)
+    own.write(session_a.read((*alone.student, *alone.state)))
+    steps(alone, 2, first=2, session=own)
+    steps(distilling, 2, first=2, session=session_a)
+    a, b = session_a.read(names), own.read(names)
+    for name in names:
+        np.testing.assert_allclose(a[name], b[name], rtol=1e-6)
+
+
+def test_a_scheduled_run_goes_on_bit_for_bit():
+    training = distilled([replace(L2, schedule=Schedule("cosine", 1.0, 0.1, 0, 6, warmup=4))])
+    session, _ = steps(training, 3)
+    saved = session.read((*training.student, *training.state))
+    teacher = {n: a for n, a in session.read(training.program.parameters()).items() if n.startswith("teacher_")}
+    steps(training, 3, first=3, session=session)
+    again = Session("cpu")
+    again.start(training.program, seed=99)
+    again.write({**teacher, **saved})
+    steps(training, 3, first=3, session=again)
+    a, b = session.read(training.student), again.read(training.student)
+    assert all(a[name].tobytes() == b[name].tobytes() for name in a)
+
+
+def test_gradients_are_looked_at_when_their_term_begins():
+    late = Term("l2", ("h",), ("teacher_h",), 1.0, {"adapter": "linear"}, schedule=lambda step: float(step >= 3))
+    training = distilled([late])
+    owned = {name for name in training.gradients if name.startswith("distill.0.")}
+    assert len(owned) == 2
+    due = [set(training.first_gradients(step)) for step in range(5)]
+    assert due == [{"first_weights", "second_weights"}, set(), set(), owned, set()]
+    assert set(distilled([L2]).first_gradients(0)) == {"first_weights", "second_weights"}
+
+
+def test_balance_keeps_the_gradient_at_its_share_of_the_task_loss():
+    training = distilled([Term("l2", ("logits",), ("teacher_logits",), balance=0.25)])
+    alone = build_training(trace(net(4)), (), OPTIMIZER)
+    session, own = Session("cpu"), Session("cpu")
+    session.start(training.program, 3)
+    own.start(alone.program, 5)
+    kept = None
+    for step in range(4):
+        own.write(session.read((*alone.student, *alone.state)))
+        found = []
+        for one, which in ((session, training), (own, alone)):
+            one.write(which.scalars(0.1, step))
+            seed_step(3, step)
+            extra = ["distill.0.balance"] if which is training else []
+            found.append(one.run(which.program, batch(step), [*alone.gradients.values(), *extra]))
+        factor = found[0]["distill.0.balance"]
+        total, task = (
+            np.concatenate([out[name].ravel() for name in alone.gradients.values()]).astype("float64") for out in found
+        )
+        now = np.array([np.linalg.norm(task), np.linalg.norm(total - task) / factor])
+        kept = now if kept is None else 0.9 * kept + 0.1 * now
+        assert factor == pytest.approx(0.25 * kept[0] / kept[1], rel=1e-4)
+        np.testing.assert_allclose(session.read(["distill.0.norms"])["distill.0.norms"], kept, rtol=1e-4)
+    assert "distill.0.norms" in training.state
+
+
+def test_balance_goes_with_a_schedule_and_a_resumed_run_is_exact():
+    term = Term("l2", ("h",), ("teacher_h",), 1.0, {"adapter": "linear"}, schedule=Schedule(warmup=4), balance=0.5)
+    training = distilled([term])
+    session, rows = steps(training, 3)
+    for step, row in enumerate(rows):
+        expected = (step + 1) / 4 * row["distill.0.balance"] * row["distill.0.l2"]
+        assert row["distill"] == pytest.approx(expected, rel=1e-5)
+    saved = session.read((*training.student, *training.state))
+    teacher = {n: a for n, a in session.read(training.program.parameters()).items() if n.startswith("teacher_")}
+    steps(training, 2, first=3, session=session)
+    again = Session("cpu")
+    again.start(training.program, seed=99)
+    again.write({**teacher, **saved})
+    steps(training, 2, first=3, session=again)
+    a, b = (s.read((*training.student, *training.state)) for s in (session, again))
+    assert all(a[name].tobytes() == b[name].tobytes() for name in a)
+
+
+def test_balance_needs_a_task_loss_and_no_weight_beside_it():
+    merged = merge(trace(net(4)), run_passes(trace(net(8)), [Freeze()]).program)
+    with pytest.raises(TrainingError, match=r"distill\.terms\[0\]\.balance: there is no task loss"):
+        build_training(merged, [Term("l2", ("logits",), ("teacher_logits",), balance=1.0)], OPTIMIZER, task_loss="")
+    with pytest.raises(LossError, match=r"distill\.terms\[0\]\.balance: sets the weight at every step; .* got 3"):
+        distilled([replace(L2, balance=1.0)])
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.75, 1.0])
+def test_a_mean_teacher_follows_the_student_and_resumes_exactly(decay):
+    copy = run_passes(trace(net(4)), [Freeze()]).program
+    term = Term("l2", ("logits",), ("mean_logits",), 2.0)
+    training = build_training(merge(trace(net(4)), copy, "mean_"), [term], OPTIMIZER, averages={"mean_": decay})
+    assert training.copies == {f"mean_{n}": n for n in ("first_weights", "second_weights")}
+    assert set(training.copies) <= set(training.state)
+    assert not any(name.startswith("mean_") for name in (*training.gradients, *training.student))
+    session = Session("cpu")
+    session.start(training.program, 3)
+    session.write({guest: session.read([own])[own] for guest, own in training.copies.items()})
+    expected = session.read(training.copies.values())
+    for step in range(3):
+        steps(training, 1, first=step, session=session)
+        now = session.read(training.copies.values())
+        expected = {name: decay * array + (1 - decay) * now[name] for name, array in expected.items()}
+    for guest, own in training.copies.items():
+        np.testing.assert_allclose(session.read([guest])[guest], expected[own], rtol=1e-5, atol=1e-7)
+    again = Session("cpu")
+    again.start(training.program, seed=99)
+    again.write(session.read((*training.student, *training.state)))
+    steps(training, 2, first=3, session=session)
+    steps(training, 2, first=3, session=again)
+    a, b = (s.read((*training.student, *training.state)) for s in (session, again))
+    assert all(a[name].tobytes() == b[name].tobytes() for name in a)
+
+
 def test_peers_that_are_not_frozen_are_state_and_train():
     training = build_training(merge(trace(net(4)), trace(net(4)), "peer_"), [
         Term("l2", ("logits",), ("peer_logits",), 1.0),
@@ -181,6 +323,17 @@ def test_peers_that_are_not_frozen_are_state_and_train():
 def test_a_parameter_without_gradient_is_refused_and_named():
     with pytest.raises(TrainingError, match="1 trainable parameters get no gradient.*unused_bias"):
         build_training(trace(net(4, unused=True)), (), OPTIMIZER)
+
+
+def test_an_owned_layer_that_no_loss_reaches_is_refused_and_named():
+    def forgetful(student: paddle.Tensor, teacher: paddle.Tensor, *, layers: Layers):
+        layers.linear("forgotten", student, 3)
+        return ((student - teacher) ** 2).mean()
+
+    with pytest.raises(
+        TrainingError, match=r"get no gradient from any loss: distill\.0\.forgotten\.bias, distill\.0\.forg"
+    ):
+        distilled([Term("forgetful", ("logits",), ("teacher_logits",), function=forgetful)])
 
 
 def test_nothing_to_minimise_is_refused():

@@ -159,7 +159,7 @@ def test_terms_from_config_prefix_the_teacher():
     first, second = terms_from_config(cfg, {**LOSSES, "scaled": scaled})
     assert first == Term("l2", ("head",), ("teacher_head",), 100, {}, "distill.terms[0]")
     args = {"by": "c", "power": "big_d", "gain": 2.0}
-    assert second == Term("scaled", ("a",), ("big_b",), 1.0, args, "distill.terms[1]")
+    assert second == Term("scaled", ("a",), ("big_b",), 1.0, args, "distill.terms[1]", function=scaled)
 
 
 def test_term_of_an_unknown_teacher_is_refused():

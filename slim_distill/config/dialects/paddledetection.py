@@ -8,12 +8,14 @@ Source: https://github.com/PaddlePaddle/PaddleDetection/tree/release/0.4
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from slim_distill.config._place import Layer, Place, show
 from slim_distill.config._yaml import read_file
 from slim_distill.config.checks import check
+from slim_distill.config.convert import convert
 from slim_distill.config.dialects._keys import FIXED, HARMLESS, REFUSED, SHARED, USED
 from slim_distill.config.dialects._model import translate_model
 from slim_distill.config.dialects._readers import translate_readers
@@ -21,14 +23,17 @@ from slim_distill.config.dialects._section import Section, open_section
 from slim_distill.config.dialects._training import translate_optimizer, translate_schedule
 from slim_distill.config.merge import merge, override, parse_override
 from slim_distill.config.recipes import default_terms
-from slim_distill.config.schema import DistillConfig, EvalConfig, RunConfig, TrainConfig
+from slim_distill.config.schema import CompileConfig, DistillConfig, EvalConfig, RunConfig, TrainConfig
 
 __all__ = ["load_paddledetection"]
+
+T = TypeVar("T", DistillConfig, CompileConfig)
 
 LOGGER = logging.getLogger("slim_distill.config")
 
 READER_KEY = "_READER_"
 READERS = ("TrainReader", "EvalReader", "TestReader")
+OWN = ("distill", "compile")
 USED_ALWAYS = frozenset({"YOLOv3", "YOLOv3Head", "YOLOv3Loss", "LearningRate", "OptimizerBuilder", *READERS})
 SECTIONS = USED_ALWAYS | {"MobileNet", "MobileNetV3", "ResNet", "DarkNet", "MultiClassNMS", "IouLoss", "DiouLossYolo"}
 
@@ -38,7 +43,8 @@ def load_paddledetection(path: Path, tree: Mapping[str, Any], overrides: Sequenc
 
     Args:
         path: the file; its name without ending becomes the name of the run, as in release 0.4.
-        tree: what it holds, with `Tagged` nodes.
+        tree: what it holds, with `Tagged` nodes. `distill` and `compile` of our own dialect are understood beside its
+            own keys.
         overrides: as for `load_config`; they apply to the keys of the file, its reader file included.
 
     Raises:
@@ -71,7 +77,7 @@ def _read_reader(path: Path, place: Place, value: Any) -> tuple[Path, dict[str, 
 
 
 def _translate(name: str, top: dict[str, Any], root: Place) -> RunConfig:
-    run = _open_top(top, root)
+    run = _open_top({key: value for key, value in top.items() if key not in OWN}, root)
     fine_grained = _fine_grained(run)
     voc = run.choose("metric", {"VOC": True, "COCO": False})
     num_classes = run.get("num_classes", int)
@@ -92,12 +98,20 @@ def _translate(name: str, top: dict[str, Any], root: Place) -> RunConfig:
             metric="voc" if voc else "coco",
             map_type=run.choose("map_type", ("11point", "integral")),
         ),
-        distill=DistillConfig(terms=default_terms(fine_grained)),
+        distill=_own(DistillConfig, "distill", top, root, terms=default_terms(fine_grained)),
+        compile=_own(CompileConfig, "compile", top, root),
         weights=run.get("weights", str | None) or "",
         output_dir=run.get("save_dir", str),
         # Published files say use_gpu: true; on a machine without one they run on the CPU here instead of stopping.
         device="auto" if run.get("use_gpu", bool) else "cpu",
     )
+
+
+def _own(cls: type[T], key: str, top: Mapping[str, Any], root: Place, **defaults: Any) -> T:
+    """A section of our own dialect, for what PaddleDetection has no key for; `defaults` where it says nothing."""
+    given = top.get(key, {})
+    record = convert(cls, given, root.at(key))
+    return replace(record, **{name: value for name, value in defaults.items() if name not in given})
 
 
 def _open_top(top: dict[str, Any], root: Place) -> Section:
