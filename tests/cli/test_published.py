@@ -100,6 +100,8 @@ def test_published_commands(case, static_mode, tmp_path):
 
     final = f"weights={folder}/model_final"
     assert figure in run(tmp_path, "eval", *configs, "-o", final, *small)
+    if case == "coco":
+        return  # the other commands differ in nothing but the data set
     image = next((tmp_path / "dataset").rglob("*.jpg"))
     run(
         tmp_path, "infer", *configs, f"--infer_img={image}", "--output_dir=infer_output", "--draw_threshold=0.5",

@@ -236,7 +236,7 @@ def test_another_configuration_under_the_same_name_is_refused(study, capsys):
         (["--seeds", "0", "0"], "--seeds: must be different numbers of at least 0, found 0, 0"),
         (["--recipes", "control.yml"], "'control' is the run without a teacher"),
         (["--recipes", "l2.yml", "other/l2.yml"], "two files are called 'l2'"),
-        (["--recipes", "l2.yml", "wrong.yml"], "recipe 'wrong': distill.terms.0.teacher: no variable 'yolo_head.7'"),
+        (["--recipes", "l2.yml", "wrong.yml"], "recipe 'wrong': distill.terms[0].teacher: no variable 'yolo_head.7'"),
         (["--eval_opt", "train.max_iters=9"], "only data.eval and eval may differ"),
         (["--teacher_pretrained", "nowhere.safetensors"], "nowhere.safetensors"),
     ],
