@@ -17,6 +17,7 @@ def build(variant: str, size: int, batch: int, recipe: str) -> Callable[[], floa
     if variant != "stock":
         configure_threads()
     from slim_distill.config.schema import BackboneConfig, LossConfig, ModelConfig, OptimizerConfig
+    from slim_distill.engine.build import cut_to_losses
     from slim_distill.engine.session import Session, start_static_mode
     from slim_distill.engine.training import LEARNING_RATE, build_training
     from slim_distill.graph import (
@@ -63,7 +64,10 @@ def build(variant: str, size: int, batch: int, recipe: str) -> Callable[[], floa
         program = network("mobilenet_v1")
         if variant != "student":
             program = merge(program, frozen_teacher())
-        training = build_training(program, terms() if variant != "student" else [], OptimizerConfig())
+        recipe_terms = terms() if variant != "student" else []
+        if variant != "stock":
+            program = cut_to_losses(program, recipe_terms)
+        training = build_training(program, recipe_terms, OptimizerConfig())
         program, fetch = training.program, [training.losses[list(training.losses)[-1]]]
         if variant != "stock":
             program = run_passes(program, [PlaceKernels(), UpdateEarly()]).program
