@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--train-teacher",
         action="store_true",
-        help="train the teacher instead and replace the weights that ship with the package (some 12 minutes on 2 cores)",
+        help="train the teacher instead and replace the weights that ship with the package (12 minutes)",
     )
 
 
