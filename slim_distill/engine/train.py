@@ -281,7 +281,8 @@ class _Job:
             )
         if _digest(self.session, frozen) != before:
             raise TrainingError(f"step {step} changed parameters of a frozen teacher; this is a fault of the rewrite")
-        log.info("step %d: %d gradients present, %d teacher parameters unmoved", step, len(gradients), len(frozen))
+        unmoved = f", {len(frozen)} teacher parameters unmoved" if frozen else ""
+        log.info("step %d: %d gradients present%s", step, len(gradients), unmoved)
         return out
 
     def model(self) -> dict[str, np.ndarray]:
