@@ -27,10 +27,13 @@ FETCH += [f"teacher_{name}" for name in PARTS]
 
 @contextmanager
 def paddle_static():
-    """Static mode for a fixture that outlives a test."""
+    """Static mode, also for a fixture that was built in another test."""
     import paddle
 
+    from slim_distill.engine.session import start_static_mode
+
     was_dynamic = paddle.in_dynamic_mode()
+    start_static_mode()
     try:
         yield
     finally:
