@@ -12,7 +12,7 @@ from slim_distill.engine.training import TrainingProgram, build_training
 from slim_distill.graph import NamedProgram, PassResult, PlaceKernels, UpdateEarly, convolution_layers, run_passes
 from slim_distill.losses.terms import Term
 
-__all__ = ["fixed_step", "initial_values", "place", "usual_size", "usual_step"]
+__all__ = ["fixed_step", "initial_values", "place", "training_step", "usual_size", "usual_step"]
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +52,36 @@ def fixed_step(
             f"distill.terms: no term reads the teacher {idle[0]!r}, so it has no part in a step; add a term"
         )
     student = build.build_student(cfg, size_px, batch)
-    merged = build.build_merged(student, teachers, terms, cfg, on_cpu=on_cpu, size_px=size_px, batch=batch)
-    return build_training(build.cut_to_losses(merged, terms), terms, cfg.optimizer)
+    return training_step(student, teachers, terms, cfg, on_cpu=on_cpu, size_px=size_px, batch=batch)
+
+
+def training_step(
+    student: NamedProgram,
+    teachers: Mapping[str, build.Teacher],
+    terms: Sequence[Term],
+    cfg: RunConfig,
+    *,
+    on_cpu: bool,
+    size_px: int | None = None,
+    batch: int | None = None,
+    report: build.Report = log.debug,
+) -> TrainingProgram:
+    """The program of a training step: the teachers merged in, cut to what the losses read, with its update; not placed.
+
+    Args:
+        student: the student's training program.
+        teachers: prefix -> teacher.
+        terms: the recipe.
+        cfg: the student's run.
+        on_cpu: whether the program will run on a CPU.
+        size_px, batch: of the student's program, where it was built for one size.
+        report: is told what was done to the teachers and to the whole.
+    """
+    merged = build.build_merged(
+        student, teachers, terms, cfg, on_cpu=on_cpu, size_px=size_px, batch=batch, report=report
+    )
+    averages = {prefix: teacher.ema for prefix, teacher in teachers.items() if teacher.ema is not None}
+    return build_training(build.cut_to_losses(merged, terms, report=report), terms, cfg.optimizer, averages=averages)
 
 
 def initial_values(program: NamedProgram) -> NamedProgram:

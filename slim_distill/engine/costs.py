@@ -148,7 +148,8 @@ def _training(
         frozen = student.distill.teachers.get(TEACHER, TeacherConfig()).frozen
         values = initial_values(build.build_teacher(teacher, student, size_px=size_px, batch=batch)).values
         teachers[TEACHER] = build.Teacher(teacher, values, frozen)
-    terms = terms_from_config(student.distill) if teachers else ()
+    steps = student.train.max_iters  # stands for those of a pass over the data, too: a schedule costs the same anyway
+    terms = terms_from_config(student.distill, max_iters=steps, epoch_steps=steps) if teachers else ()
     training = fixed_step(student, teachers, terms, size_px=size_px, batch=batch, on_cpu=on_cpu)
     placement = student.compile.placement
     placed = place(training.program, placement, on_cpu=on_cpu, fixed=lambda: training.program)

@@ -12,12 +12,13 @@ from slim_distill.common.errors import ConfigError, SlimDistillError, TrainingEr
 from slim_distill.common.files import atomic_write, file_lock
 from slim_distill.config import dump_config, load_config, to_dict
 from slim_distill.config.schema import DistillConfig, RunConfig
+from slim_distill.data.build import build_loader
 from slim_distill.engine import build
+from slim_distill.engine.compiling import training_step
 from slim_distill.engine.evaluate import Evaluation
 from slim_distill.engine.hooks import read_lines
 from slim_distill.engine.session import start_static_mode
 from slim_distill.engine.train import BEST, FINAL, RECORD
-from slim_distill.engine.training import build_training
 from slim_distill.losses.build import terms_from_config
 from slim_distill.report import as_plain, difference_plot, seed_tables, summarise
 
@@ -168,6 +169,9 @@ def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def _check_recipes(runs: Sequence[Run]) -> None:
     """Read the teachers' weights and build every recipe's training program once, so that no fault is found late."""
     known: dict[Any, build.Teacher] = {}
+    loader = build_loader(runs[0].cfg.data.train, seed=0, train=True, workers=0, path="data.train")
+    epoch_steps = len(loader)
+    loader.close()
     for run in {run.recipe: run for run in runs if run.recipe != CONTROL}.values():
         if not run.cfg.distill.teachers:
             raise ConfigError("no teacher: give -t TEACHER.yml --teacher_pretrained URL_OR_PATH, or distill.teachers")
@@ -175,16 +179,16 @@ def _check_recipes(runs: Sequence[Run]) -> None:
             if teacher not in known:
                 known[teacher] = build.load_teacher(teacher, load_config(teacher.config))
         try:
-            _check_recipe(run.cfg, {p: known[t] for p, t in run.cfg.distill.teachers.items()})
+            teachers = {p: known[t] for p, t in run.cfg.distill.teachers.items()}
+            _check_recipe(run.cfg, teachers, epoch_steps)
         except SlimDistillError as error:
             raise type(error)(f"recipe {run.recipe!r}: {error}") from error
 
 
-def _check_recipe(cfg: RunConfig, teachers: Mapping[str, build.Teacher]) -> None:
+def _check_recipe(cfg: RunConfig, teachers: Mapping[str, build.Teacher], epoch_steps: int) -> None:
     """Bind every term of a run's recipe and build its training program, without compiling or running it."""
-    terms = terms_from_config(cfg.distill)
-    merged = build.build_merged(build.build_student(cfg), teachers, terms, cfg, on_cpu=False)
-    build_training(build.cut_to_losses(merged, terms), terms, cfg.optimizer)
+    terms = terms_from_config(cfg.distill, max_iters=cfg.train.max_iters, epoch_steps=epoch_steps)
+    training_step(build.build_student(cfg), teachers, terms, cfg, on_cpu=False)
 
 
 def _train(run: Run, launch: Launch) -> None:

@@ -24,14 +24,14 @@ from slim_distill.engine.checkpoint import (
     remove_old,
     save_checkpoint,
 )
-from slim_distill.engine.compiling import place, usual_step
+from slim_distill.engine.compiling import place, training_step, usual_step
 from slim_distill.engine.evaluate import Evaluation
 from slim_distill.engine.hooks import EverySteps, Progress, Recorder, Scalars
 from slim_distill.engine.loop import Hook, run_loop
 from slim_distill.engine.rewind import Rewind
 from slim_distill.engine.schedule import learning_rate
 from slim_distill.engine.session import Session, check_finite, seed_step, start_static_mode, user_flags
-from slim_distill.engine.training import EMA_PREFIX, TrainingProgram, build_training
+from slim_distill.engine.training import EMA_PREFIX, TrainingProgram
 from slim_distill.losses.build import terms_from_config
 from slim_distill.losses.table import LOSSES
 
@@ -92,10 +92,7 @@ def train(
         student = build.build_student(cfg)
         max_iters, epoch_steps = cfg.train.max_iters, len(loader)
         terms = terms_from_config(cfg.distill, losses, max_iters=max_iters, epoch_steps=epoch_steps) if teachers else ()
-        merged = build.build_merged(student, teachers, terms, cfg, on_cpu=session.on_cpu, report=log.info)
-        averages = {prefix: teacher.ema for prefix, teacher in teachers.items() if teacher.ema is not None}
-        cut = build.cut_to_losses(merged, terms, report=log.info)
-        training = build_training(cut, terms, cfg.optimizer, averages=averages)
+        training = training_step(student, teachers, terms, cfg, on_cpu=session.on_cpu, report=log.info)
         placed = place(
             training.program,
             cfg.compile.placement,

@@ -1,11 +1,13 @@
 """The cost of a training step: published totals, what a teacher costs, measured times, the three forms of output."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from slim_distill.common.errors import ConfigError
 from slim_distill.config import load_config
+from slim_distill.config.schema import TermScheduleConfig
 from slim_distill.engine import build
 from slim_distill.engine.compiling import usual_size
 from slim_distill.engine.costs import render_costs, step_cost
@@ -62,6 +64,16 @@ def test_the_teacher_counts_as_it_runs_in_the_step(pair):
     mine = one(together, level="phase", program="student", name="step")
     assert mine.parameters == one(alone, level="phase", program="student", name="step").parameters
     assert mine.operators > one(alone, level="phase", program="student", name="step").operators
+
+
+def test_a_schedule_is_measured_by_the_run_and_needs_no_data(pair):
+    student, teacher = pair
+    late = TermScheduleConfig(start_step=1500, stop_epoch=1)
+    terms = tuple(replace(term, schedule=late) for term in student.distill.terms)
+    student = replace(
+        student, distill=replace(student.distill, terms=terms), train=replace(student.train, max_iters=2000)
+    )
+    assert one(step_cost(student, teacher), level="phase", program="teacher", name="step").flops > 0
 
 
 def test_flops_grow_with_batch_and_area(pair):

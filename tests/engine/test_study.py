@@ -252,6 +252,16 @@ def test_mistakes_are_told_before_anything_is_trained(world, monkeypatch, capsys
     assert spy.launched == []
 
 
+def test_schedules_are_measured_by_the_runs_length_and_its_passes_over_the_data(world, monkeypatch):
+    begun = []
+    monkeypatch.setattr(compare, "launch", lambda command, config: begun.append(command) or 1)
+    write_config(world / "late.yml", {"distill": {"terms": [{**L2, "schedule": {"start_step": 1500}}]}})
+    write_config(world / "passes.yml", {"distill": {"terms": [{**L2, "schedule": {"stop_epoch": 2}}]}})
+    recipes = ("--recipes", str(world / "late.yml"), str(world / "passes.yml"), "--seeds", "0")
+    assert main(arguments(world, "-o", "name=schedules", "train.max_iters=2000", *recipes)) == 2  # as nothing finishes
+    assert begun == ["train", "distill", "distill"]
+
+
 def test_launch_gives_the_exit_code_and_passes_on_an_interrupt(tmp_path, monkeypatch):
     assert compare.launch("train", tmp_path / "missing.yml") == 2
     monkeypatch.setattr(compare.subprocess, "run", lambda *a, **k: type("Done", (), {"returncode": 130}))
