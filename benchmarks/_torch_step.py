@@ -22,7 +22,23 @@ def conv_norm(inputs: int, outputs: int, kernel: int, act: str, stride: int = 1,
     return nn.Sequential(*layers)
 
 
-class MobileNetV1(nn.Module):
+class Backbone(nn.Module):
+    """A stem and stages; the maps of the last three stages, strides 32, 16 and 8, are its features."""
+
+    channels: tuple[int, int, int]
+    stem: nn.Sequential
+    stages: nn.ModuleList
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x, features = self.stem(x), []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features[:-4:-1]
+
+
+class MobileNetV1(Backbone):
+    channels = (1024, 512, 256)
     STAGES = (
         ((64, 1), (128, 2), (128, 1), (256, 2)),
         ((256, 1), (512, 2)),
@@ -42,15 +58,6 @@ class MobileNetV1(nn.Module):
             stages.append(nn.Sequential(*layers))
         self.stages = nn.ModuleList(stages)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        x, features = self.stem(x), []
-        for stage in self.stages:
-            x = stage(x)
-            features.append(x)
-        return features[::-1]
-
-    channels = (1024, 512, 256)
-
 
 class Block(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int, project: bool) -> None:
@@ -63,7 +70,7 @@ class Block(nn.Module):
         return F.relu(self.short(x) + self.b(self.a(x)), inplace=True)
 
 
-class ResNet34(nn.Module):
+class ResNet34(Backbone):
     channels = (512, 256, 128)
 
     def __init__(self) -> None:
@@ -79,16 +86,9 @@ class ResNet34(nn.Module):
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.ModuleList(stages)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        x, features = self.stem(x), []
-        for stage in self.stages:
-            x = stage(x)
-            features.append(x)
-        return features[:0:-1]
-
 
 class YoloV3(nn.Module):
-    def __init__(self, backbone: MobileNetV1 | ResNet34) -> None:
+    def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
         self.blocks, self.tips, self.heads, self.transitions = (nn.ModuleList() for _ in range(4))

@@ -20,7 +20,7 @@ from slim_distill.engine.build import Teacher, build_merged, build_teacher
 from slim_distill.engine.schedule import learning_rate
 from slim_distill.engine.session import Session, check_finite, seed_step, start_static_mode
 from slim_distill.engine.training import LEARNING_RATE, TrainingProgram, build_training
-from slim_distill.graph import Freeze, NamedProgram, PlaceKernels, merge, run_passes, shape_of, trace
+from slim_distill.graph import Freeze, NamedProgram, PlaceKernels, dtype_of, merge, run_passes, shape_of, trace
 from slim_distill.losses.build import terms_from_config
 from slim_distill.models.build import build_model
 
@@ -192,7 +192,7 @@ class Runner:
                 raise WeightsError(f"set_parameters: the program has no parameter {full!r}; nearest: {near}")
             if tuple(np.shape(array)) != known[full]:
                 raise WeightsError(f"set_parameters: {full!r} is {list(known[full])}, found {list(np.shape(array))}")
-            new[full] = np.asarray(array, _dtype(kept[full]))
+            new[full] = np.asarray(array, dtype_of(kept[full]))
         self.session.write(new)
 
     def read(self, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
@@ -213,7 +213,7 @@ class Runner:
         feeds = {}
         for name, value in self.program.feeds.items():
             if name in batch:
-                feeds[name] = np.asarray(batch[name], _dtype(value))
+                feeds[name] = np.asarray(batch[name], dtype_of(value))
                 if feeds[name].ndim != len(value.shape):
                     raise GraphError(f"feed {name!r} is {list(value.shape)}, found {list(feeds[name].shape)}")
         return self.session.run(self.program, feeds, fetch)
@@ -287,7 +287,3 @@ def _with_loss_names(program: NamedProgram, training: TrainingProgram) -> NamedP
     names = {"student_loss": "loss", "distill_loss": "distill", "total_loss": total}
     aliases = {alias: program.canonical(name) for alias, name in names.items() if name in program}
     return replace(program, aliases={**program.aliases, **aliases})
-
-
-def _dtype(value: Any) -> str:
-    return str(value.dtype).split(".")[-1].lower()

@@ -1,14 +1,19 @@
 """Look-ups in tables of names, with a helpful error on a miss."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from slim_distill.common.errors import SlimDistillError
 
-__all__ = ["nearest", "pick"]
+__all__ = ["first_few", "nearest", "pick"]
 
 T = TypeVar("T")
+
+
+def first_few(names: Sequence[str], count: int = 5) -> str:
+    """Return the first `count` names with commas between them, and "..." where there are more."""
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from slim_distill.common.errors import ConfigError, TrainingError, VariableNotFoundError
+from slim_distill.common.names import first_few
 from slim_distill.common.weights import match_weights, read_weights
 from slim_distill.config.schema import RunConfig, TeacherConfig
 from slim_distill.data.build import build_loader
@@ -254,9 +255,8 @@ def cut_to_losses(
     left = result.program.trainable()
     lost = [name for name in merged.trainable() if name not in left]
     if lost:
-        shown = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
         raise TrainingError(
-            f"{len(lost)} trainable parameters are read by no loss: {shown}. "
+            f"{len(lost)} trainable parameters are read by no loss: {first_few(lost)}. "
             "Add a term that reaches them, or freeze them"
         )
     report(f"what no loss reads: {result.summary()}")

@@ -10,9 +10,10 @@ from paddle import static
 from paddle.utils import unique_name
 
 from slim_distill.common.errors import TrainingError
+from slim_distill.common.names import first_few
 from slim_distill.config.schema import OptimizerConfig
 from slim_distill.engine.total import add_total, persistent
-from slim_distill.graph import NamedProgram, name_values
+from slim_distill.graph import NamedProgram, dtype_of, name_values
 from slim_distill.losses.terms import Term
 
 __all__ = ["EMA_PREFIX", "LEARNING_RATE", "TrainingProgram", "build_training"]
@@ -148,9 +149,8 @@ def _check_coverage(program: NamedProgram, pairs: Sequence[tuple[Any, Any]]) -> 
     reached = {parameter.name for parameter, gradient in pairs if gradient is not None}
     missed = [name for name in program.trainable() if name not in reached]
     if missed:
-        shown = ", ".join(missed[:5]) + (", ..." if len(missed) > 5 else "")
         raise TrainingError(
-            f"{len(missed)} trainable parameters get no gradient from any loss: {shown}. "
+            f"{len(missed)} trainable parameters get no gradient from any loss: {first_few(missed)}. "
             "Add a term that reaches them, or freeze them"
         )
 
@@ -161,7 +161,7 @@ def _average(program: NamedProgram, decay: float) -> None:
     share = paddle.full([1], 1.0 - decay, "float32")
     for name, value in program.parameters().items():
         own = not name.startswith(guests) and name in program.variables
-        if not own or str(value.dtype).split(".")[-1] != "float32":
+        if not own or dtype_of(value) != "float32":
             continue
         average = persistent(EMA_PREFIX + name, value.shape)
         # In place, one pass over the memory: five times faster than scale, scale, add, assign.
