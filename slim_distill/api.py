@@ -17,10 +17,11 @@ from slim_distill.config import load_config
 from slim_distill.config.schema import CompileConfig, RunConfig
 from slim_distill.data.transforms.batch import yolo_targets
 from slim_distill.engine.build import Teacher, build_merged, build_teacher
+from slim_distill.engine.compiling import place
 from slim_distill.engine.schedule import learning_rate
 from slim_distill.engine.session import Session, check_finite, seed_step, start_static_mode
 from slim_distill.engine.training import LEARNING_RATE, TrainingProgram, build_training
-from slim_distill.graph import Freeze, NamedProgram, PlaceKernels, dtype_of, merge, run_passes, shape_of, trace
+from slim_distill.graph import Freeze, NamedProgram, dtype_of, merge, run_passes, shape_of, trace
 from slim_distill.losses.build import terms_from_config
 from slim_distill.models.build import build_model
 
@@ -88,7 +89,7 @@ def attach(merged: NamedProgram, config: Config, overrides: Sequence[str] = (), 
     training = build_training(merged, terms, cfg.optimizer)
     program = training.program
     if compile and session.on_cpu:
-        program = run_passes(program, [PlaceKernels()]).program
+        program = place(program, "auto", on_cpu=True, fixed=lambda: None).program
     session.start(program, cfg.seed)
     return Trainer(replace(training, program=_with_loss_names(program, training)), session, cfg)
 
