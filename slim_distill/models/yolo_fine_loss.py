@@ -166,9 +166,9 @@ def _background(
     areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (boxes, truth)]
     # [N, P, B]: with one operand of full size Paddle's kernels need no index arithmetic, which is four times slower.
     cells = paddle.shape(boxes[0])[1]
-    *truth, area = (paddle.expand(v, [-1, cells, -1]) for v in (*truth, areas[1]))
-    left, top = paddle.maximum(truth[0], boxes[0]), paddle.maximum(truth[1], boxes[1])
-    right, bottom = paddle.minimum(truth[2], boxes[2]), paddle.minimum(truth[3], boxes[3])
+    *full, area = (paddle.expand(v, [-1, cells, -1]) for v in (*truth, areas[1]))
+    left, top = paddle.maximum(full[0], boxes[0]), paddle.maximum(full[1], boxes[1])
+    right, bottom = paddle.minimum(full[2], boxes[2]), paddle.minimum(full[3], boxes[3])
     inter = F.relu(right - left) * F.relu(bottom - top)
     # inter / union > t without the division, which padding rows would make 0 / 0.
     excess = paddle.max(inter - ignore_thresh * (area + areas[0] - inter), axis=-1)
