@@ -128,6 +128,7 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
         "loss": _GIVEN,
         "student": _GIVEN,
         "teacher": _GIVEN,
+        "source": _GIVEN,
         **{name: _at_least(0) for name in ("weight", "balance")},
     },
     schema.TeacherConfig: {

@@ -306,7 +306,8 @@ class TermScheduleConfig:
 class TermConfig:
     """One loss between named variables. `student` and `teacher` hold one name, or several where the loss takes several.
 
-    Teacher names are written without prefix; `from` in YAML (`source` here) is the prefix of the teacher meant.
+    Teacher names are written without prefix; `from` in YAML (`source` here) is the prefix of the teacher meant, or the
+    prefixes of several, each of which gives the named variables.
     `schedule` multiplies the weight by a factor that depends on the step. `balance` r, 0 for off, sets the weight at
     every step anew: the term's gradient on the shared parameters gets r times the norm of the task loss's.
     """
@@ -315,7 +316,7 @@ class TermConfig:
     student: tuple[str, ...]
     teacher: tuple[str, ...]
     weight: float = 1.0
-    source: str = "teacher_"
+    source: tuple[str, ...] = ("teacher_",)
     args: Mapping[str, Any] = field(default_factory=dict)
     schedule: TermScheduleConfig | None = None
     balance: float = 0.0

@@ -33,6 +33,7 @@ from slim_distill.losses.l2 import l2
 from slim_distill.losses.ld import ld
 from slim_distill.losses.logit_std import logit_std
 from slim_distill.losses.mgd import mgd
+from slim_distill.losses.multi_teacher_kd import multi_teacher_kd
 from slim_distill.losses.nst import nst
 from slim_distill.losses.ofd import ofd
 from slim_distill.losses.pkd import pkd
@@ -84,6 +85,7 @@ LOSSES: Mapping[str, Callable[..., Any]] = {
     "ld": ld,
     "logit_std": logit_std,
     "mgd": mgd,
+    "multi_teacher_kd": multi_teacher_kd,
     "nst": nst,
     "ofd": ofd,
     "pkd": pkd,
@@ -113,6 +115,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "dist",
         "wsld",
         "logit_std",
+        "multi_teacher_kd",
         "dml",
         "js",
         "symmetric_kl",

@@ -36,7 +36,7 @@ CASES = [
     ("kd", [[0, 0]], [[10, 0]], {"temperature": 1, "alpha": 0.5, "labels": [0]}, 0.6931, 1e-3),
     # Keras, documentation of CategoricalCrossentropy
     ("soft_label", logits([[0.05, 0.95, 0], [0.1, 0.8, 0.1]]), [[0, SURE, 0], [0, 0, SURE]], {}, 1.177, 5e-4),
-    # Keras, documentation of BinaryCrossentropy(from_logits=True); hard targets have no entropy; printed without rounding
+    # Keras, documentation of BinaryCrossentropy(from_logits=True); the target has no entropy (0.8654 is cut off)
     ("kd_bernoulli", [-18.6, 0.51, 2.94, -12.8], [-SURE, SURE, -SURE, -SURE], {}, 0.8654, 1e-4),
     # Keras, documentation of Huber
     ("smooth_l1", [[0.6, 0.4], [0.4, 0.6]], [[0, 1], [0, 0]], {}, 0.155, 5e-4),
