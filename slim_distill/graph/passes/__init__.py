@@ -1,5 +1,6 @@
 """Rewrites of programs, one per file."""
 
+from slim_distill.graph.passes.cheap_broadcasts import cheap_broadcasts
 from slim_distill.graph.passes.fold_batch_norm import FoldBatchNorm
 from slim_distill.graph.passes.freeze import Freeze
 from slim_distill.graph.passes.fuse_inference import FuseInference
@@ -18,6 +19,7 @@ __all__ = [
     "PlaceKernels",
     "Slice",
     "UpdateEarly",
+    "cheap_broadcasts",
     "merge",
     "merge_into",
     "run_passes",
