@@ -14,6 +14,7 @@ from types import ModuleType
 from tqdm import tqdm
 
 from slim_distill.common.errors import PREEMPTED_EXIT, Preempted, SlimDistillError
+from slim_distill.common.resources import explain
 from slim_distill.common.threads import configure_threads
 
 __all__ = ["COMMANDS", "main"]
@@ -66,6 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             raise
         print(f"slim-distill {args.command}: error: {error}", file=sys.stderr)
+        return ERROR_EXIT
+    except (OSError, MemoryError) as error:
+        if args.debug:
+            raise
+        print(f"slim-distill {args.command}: error: {explain(error)}", file=sys.stderr)
         return ERROR_EXIT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from slim_distill.common.errors import SlimDistillError
+from slim_distill.common.resources import explain
 
 __all__ = [
     "atomic_folder",
@@ -76,7 +77,7 @@ def atomic_write(
         if sync:
             _sync(path.parent)
     except OSError as cause:
-        raise error(f"cannot write {path}: {_reason(cause)}; what was there before is unchanged") from cause
+        raise error(f"cannot write {path}: {explain(cause)}; what was there before is unchanged") from cause
     finally:
         _discard(temporary)
 
@@ -109,7 +110,7 @@ def atomic_folder(path: str | Path, *, error: type[SlimDistillError] = SlimDisti
         _sync(path.parent)
     except OSError as cause:
         _undo(path, temporary if moved_in else None)
-        raise error(f"cannot write folder {path}: {_reason(cause)}; what was there before is unchanged") from cause
+        raise error(f"cannot write folder {path}: {explain(cause)}; what was there before is unchanged") from cause
     finally:
         _discard(temporary)
     _discard(aside)
@@ -122,7 +123,7 @@ def _undo(path: Path, moved_from: Path | None) -> None:
             path.rename(moved_from)
         recover_folder(path)
     except OSError as cause:
-        logger.warning("cannot bring %s back yet: %s; the next start does", path, _reason(cause))
+        logger.warning("cannot bring %s back yet: %s; the next start does", path, explain(cause))
 
 
 def make_folder(path: Path) -> None:
@@ -149,7 +150,7 @@ def remove_folder(path: Path, *, error: type[SlimDistillError] = SlimDistillErro
         path.rename(temporary)
         shutil.rmtree(temporary)
     except OSError as cause:
-        raise error(f"cannot remove {path}: {_reason(cause)}") from cause
+        raise error(f"cannot remove {path}: {explain(cause)}") from cause
 
 
 def clean_folder(folder: Path) -> None:
@@ -199,7 +200,7 @@ def file_lock(path: str | Path, *, error: type[SlimDistillError] = SlimDistillEr
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = path.open("ab")
     except OSError as cause:
-        raise error(f"cannot lock {path}: {_reason(cause)}") from cause
+        raise error(f"cannot lock {path}: {explain(cause)}") from cause
     with handle:
         until = time.monotonic() + _PATIENCE_S
         while not _locked(handle, fcntl.LOCK_EX | fcntl.LOCK_NB):
@@ -242,12 +243,6 @@ def _aside(path: Path) -> Path:
     return path.with_name(f".{path.name}.old")
 
 
-def _reason(cause: OSError) -> str:
-    """Say what the system said, with the file it was about when that is known."""
-    reason = cause.strerror or str(cause) or type(cause).__name__
-    return f"{reason} ({cause.filename})" if cause.filename is not None else reason
-
-
 def _sync(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -271,4 +266,4 @@ def _discard(path: Path) -> None:
         else:
             path.unlink(missing_ok=True)
     except OSError as cause:
-        logger.warning("cannot remove the leftover %s: %s", path, _reason(cause))
+        logger.warning("cannot remove the leftover %s: %s", path, explain(cause))

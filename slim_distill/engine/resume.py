@@ -1,6 +1,7 @@
 """A run's folder: opened by one process, cleaned after a crash, gone on with from its newest sound checkpoint."""
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import paddle
 from slim_distill.common.errors import ConfigError, SlimDistillError, TrainingError, WeightsError
 from slim_distill.common.files import clean_folder, file_lock, make_folder
 from slim_distill.common.manifest import MANIFEST
+from slim_distill.common.threads import THREAD_VARIABLES
 from slim_distill.config import changes_numbers, differences, load_config, show_differences
 from slim_distill.config.schema import RunConfig
 from slim_distill.data.loader import Loader
@@ -130,6 +132,7 @@ def run_facts(cfg: RunConfig, done: int, loader: Loader, device: str, devices: i
         "samples": len(loader.dataset),
         "device": device,
         "devices": devices,
+        "threads": {name: os.environ.get(name) for name in THREAD_VARIABLES},
     }
 
 
@@ -151,7 +154,7 @@ def compare_facts(chosen: tuple[Path, Checkpoint], cfg: RunConfig, now: Mapping[
     harmful = [(key, values) for key, values in found.items() if changes_numbers(key, cfg)]
     if harmful:
         lines.append(f"the configuration has changed since: {show_differences(harmful, 8)}")
-    for key in ("samples", "device", "devices", "paddle"):
+    for key in ("samples", "device", "devices", "threads", "paddle"):
         before = checkpoint.facts.get(key, now[key])
         if before != now[key]:
             lines.append(f"{key} was {before}, now {now[key]}")

@@ -123,7 +123,7 @@ def _train(
         batches = loader.batches(start=done)
         try:
             with job.status.reporting():
-                run_loop(job.step_function(batches), done, cfg.train.max_iters, job.hooks(checkpoint))
+                run_loop(job.step_function(batches), done, cfg.train.max_iters, job.hooks(chosen))
         finally:
             batches.close()
     finally:
@@ -190,17 +190,17 @@ class _Job:
         """What the manifest of a checkpoint says of the run."""
         return run_facts(self.cfg, done, self.loader, "cpu" if self.session.on_cpu else "gpu")
 
-    def hooks(self, checkpoint: Checkpoint | None) -> list[Hook]:
+    def hooks(self, chosen: tuple[Path, Checkpoint] | None) -> list[Hook]:
         """Progress and records first, so that a failing save or evaluation has its step on record.
 
         Evaluation comes before the checkpoint: a run that is interrupted in between does both again. One that is
         stopped by a signal saves at once, and notes when that leaves an evaluation to the next start.
         """
         train = self.cfg.train
-        overdue = checkpoint is not None and bool(checkpoint.facts.get(OVERDUE))
+        overdue = chosen is not None and bool(chosen[1].facts.get(OVERDUE))
         self.best = best_metric(self.folder / BEST)
         self.evaluation = EverySteps(train.eval_iter or train.snapshot_iter, self.evaluate, overdue=overdue)
-        self.status.report(step=checkpoint.step if checkpoint else 0, best=self.best)
+        self.status.report(best=self.best, last_checkpoint=str(chosen[0]) if chosen else None)
         (self.folder / "config.yml").write_text(dump_config(self.cfg), encoding="utf-8")
         return [
             Progress(self.cfg.name, self.cfg.data.train.batch_size, train.log_iter, self.status.report),
