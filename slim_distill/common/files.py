@@ -66,6 +66,7 @@ def atomic_write(
         raise ValueError(f"atomic_write: mode {mode!r}; known: 'w', 'wb'")
     path = Path(os.path.realpath(path))
     temporary = _temporary(path)
+    left = "what was there before is unchanged"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open(mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8") as handle:
@@ -74,10 +75,11 @@ def atomic_write(
             if sync:
                 os.fsync(handle.fileno())
         temporary.replace(path)
+        left = "the new file is there, but a power cut may still undo it"
         if sync:
             _sync(path.parent)
     except OSError as cause:
-        raise error(f"cannot write {path}: {explain(cause)}; what was there before is unchanged") from cause
+        raise error(f"cannot write {path}: {explain(cause)}; {left}") from cause
     finally:
         _discard(temporary)
 
