@@ -48,18 +48,33 @@ except Preempted as stopped:
 """
 
 
-def looping(step_s):
-    """A process in its first step."""
-    process = subprocess.Popen(
+@pytest.fixture
+def looping():
+    """Starts a process that is in its first step; nothing of it stays."""
+    started = []
+
+    def start(step_s):
+        started.append(process := _start(step_s))
+        assert process.stdout.readline() == "step 0\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
+
+
+def _start(step_s):
+    return subprocess.Popen(
         [sys.executable, "-c", LOOP, str(step_s)], env=ENVIRONMENT, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )  # fmt: skip
-    assert process.stdout.readline() == "step 0\n"
-    return process
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_process_after_the_step_with_its_state_saved(number):
+def test_a_signal_ends_the_process_after_the_step_with_its_state_saved(looping, number):
     process = looping(0.5)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
@@ -69,7 +84,7 @@ def test_a_signal_ends_the_process_after_the_step_with_its_state_saved(number):
     assert ("once more to end at once" in err) == (number == signal.SIGINT)
 
 
-def test_a_second_interrupt_ends_a_step_that_hangs_at_once():
+def test_a_second_interrupt_ends_a_step_that_hangs_at_once(looping):
     process = looping(600)
     for _ in range(2):
         process.send_signal(signal.SIGINT)
@@ -198,3 +213,30 @@ def test_an_evaluation_at_the_end_that_is_given_up_leaves_the_run_unfinished(wor
     assert main(again) == 0
     assert json.loads((run / "8" / "manifest.json").read_text())["evaluation_overdue"] is False
     assert same_runs(run, world / "out" / "straight")
+
+
+COMPARE = """
+import sys
+from pathlib import Path
+import slim_distill.cli.compare as compare
+
+real = compare.subprocess.Popen
+compare.subprocess.Popen = lambda arguments: real([sys.executable, "-c", sys.argv[1], "1"])
+print("code", compare.launch("train", Path("x.yml")), flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_comparison_lets_its_run_save(number):
+    with subprocess.Popen(
+        [sys.executable, "-c", COMPARE, LOOP], env=ENVIRONMENT, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stdout.readline() == "step 0\n"
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)  # as a terminal does
+        else:
+            process.send_signal(number)
+        out, _ = process.communicate(timeout=60)
+    assert "saved 1" in out
+    assert out.splitlines()[-1] == "code 75"
