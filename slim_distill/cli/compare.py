@@ -79,7 +79,7 @@ def launch(command: str, config: Path) -> int:
 
 @contextmanager
 def _handled_by(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Leave signals to a process: it saves and ends. A terminal sends it Ctrl-C as well as us, a scheduler perhaps not."""
+    """Leave signals to a process, which saves and ends; a terminal sends it Ctrl-C too, a scheduler perhaps nothing."""
 
     def pass_on(number: int, _: object) -> None:
         if number == signal.SIGTERM:
