@@ -13,7 +13,8 @@ from types import ModuleType
 
 from tqdm import tqdm
 
-from slim_distill.common.errors import SlimDistillError
+from slim_distill.common.errors import PREEMPTED_EXIT, Preempted, SlimDistillError
+from slim_distill.common.resources import explain
 from slim_distill.common.threads import configure_threads
 
 __all__ = ["COMMANDS", "main"]
@@ -27,6 +28,7 @@ COMMANDS = {
     "list-vars": "list the variables of a student and a teacher side by side",
     "export": "write the student alone for Paddle Inference",
     "convert-weights": "turn a file of weights into another format",
+    "status": "show what a run is doing, or how it ended",
     "losses": "list the losses, or show one",
     "demo": "the whole way on drawn handwriting, in about ten minutes",
 }
@@ -36,7 +38,10 @@ ERROR_EXIT, INTERRUPTED_EXIT = 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code: 0, 2 for an error that was explained, 130 after Ctrl-C."""
+    """Run one command and return the exit code.
+
+    It is 0, 2 for an error that was explained, 75 for a run that was stopped and has saved, 130 after Ctrl-C.
+    """
     parser = argparse.ArgumentParser(prog="slim-distill", description="Knowledge distillation for Paddle programs.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     arguments = sys.argv[1:] if argv is None else list(argv)
@@ -55,10 +60,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger(__name__).debug("%s", args.threads)
     try:
         return args.run(args)
+    except Preempted as stopped:
+        print(f"slim-distill {args.command}: {stopped}", file=sys.stderr)
+        return PREEMPTED_EXIT
     except SlimDistillError as error:
         if args.debug:
             raise
         print(f"slim-distill {args.command}: error: {error}", file=sys.stderr)
+        return ERROR_EXIT
+    except (OSError, MemoryError) as error:
+        if args.debug:
+            raise
+        print(f"slim-distill {args.command}: error: {explain(error)}", file=sys.stderr)
         return ERROR_EXIT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -8,13 +8,13 @@ import sys
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
-__all__ = ["available_cores", "configure_threads", "cpu_model"]
+__all__ = ["THREAD_VARIABLES", "available_cores", "configure_threads", "cpu_model"]
 
 _CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
 _CGROUP_V1 = Path("/sys/fs/cgroup/cpu")
 _CPUINFO = Path("/proc/cpuinfo")
 # Paddle's wheel sets OMP_NUM_THREADS=1 when it is not set; its GEMM library needs its own variable besides.
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 # The GEMM library in Paddle's wheel (MKL 2019) uses its SSE code on every CPU whose vendor is not Intel, unless it is
 # told which code to use. 7 is AVX-512 (all five feature sets of Skylake-SP), 5 is AVX2. On a 2-core AMD EPYC this
 # makes sgemm 2.5 times faster a core. Newer versions of the library ignore the variable.
@@ -66,13 +66,13 @@ def configure_threads(environ: MutableMapping[str, str] | None = None) -> str:
         What was done, one line for the log.
     """
     env = os.environ if environ is None else environ
-    shown = ", ".join(f"{name}={env[name]}" for name in _THREAD_VARIABLES if name in env) or "no thread variable set"
+    shown = ", ".join(f"{name}={env[name]}" for name in THREAD_VARIABLES if name in env) or "no thread variable set"
     if "paddle" in sys.modules:
         return f"threads: Paddle was loaded before, so the settings stay as they are ({shown})"
     cores = available_cores()
-    own = [env[name] for name in _THREAD_VARIABLES if name in env]
+    own = [env[name] for name in THREAD_VARIABLES if name in env]
     done = []
-    for name in _THREAD_VARIABLES:
+    for name in THREAD_VARIABLES:
         if name not in env:
             env[name] = own[0] if own else str(cores)
             done.append(f"{name}={env[name]}")

@@ -1,14 +1,17 @@
 """Reading and resizing images: uint8 RGB arrays [H, W, 3]."""
 
+import errno
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from slim_distill.common.errors import DataError
+from slim_distill.common.resources import explain
 
 __all__ = ["IMAGE_SUFFIXES", "ImageError", "find_image", "read_image", "resize"]
 
+_NOT_THE_FILE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 
 
@@ -37,10 +40,13 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         ImageError: the file is missing, empty, truncated or not an image. OpenCV itself fills the missing part of a
             truncated JPEG with grey and says nothing, which would train on garbage.
+        DataError: nothing is wrong with the file, but memory or open files have run out.
     """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
+        if error.errno in _NOT_THE_FILE:
+            raise DataError(f"{path}: {explain(error)}") from error
         raise ImageError(str(path), error.strerror or str(error)) from error
     if not data:
         raise ImageError(str(path), "the file is empty")
@@ -49,6 +55,8 @@ def read_image(path: str | Path) -> np.ndarray:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise DataError(f"{path}: {explain(MemoryError(error.err))}") from error
         raise ImageError(str(path), f"the image cannot be decoded: {error.err}") from error
     if image is None:
         raise ImageError(str(path), f"not an image that OpenCV can decode; it begins with {data[:8]!r}")

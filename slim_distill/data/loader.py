@@ -84,8 +84,8 @@ class Loader:
         Starting costs the same wherever it is. Worker processes end with the iterator.
 
         Raises:
-            DataError: more images than the data set's `max_bad_share` cannot be read, a transform failed, or a worker
-                died; the message names the file.
+            DataError: more images than the data set's `max_bad_share` cannot be read, a transform failed, or workers
+                died over one sample again and again; the message names the file.
         """
         stop = None if self.train else len(self)
         built = self._inline(start, stop) if not self.workers else self._from_workers(start, stop)

@@ -3,7 +3,7 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -290,11 +290,24 @@ def build_eval_loader(cfg: RunConfig) -> Loader:
 
 
 def evaluate(
-    cfg: RunConfig, values: Mapping[str, np.ndarray], loader: Loader, index: Sequence[int] | None = None
+    cfg: RunConfig,
+    values: Mapping[str, np.ndarray],
+    loader: Loader,
+    index: Sequence[int] | None = None,
+    before_batch: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Score a model with the given parameters on a data set; `index` has the model's number of each of its classes."""
+    """Score a model with the given parameters on a data set.
+
+    `index` has the model's number of each of its classes; `before_batch` may raise to give up in between.
+    """
+
+    def watched() -> Iterator[dict[str, np.ndarray]]:
+        for batch in loader.batches():
+            before_batch()
+            yield batch
+
     detector = build_detector(cfg, values)
-    found = detect(detector.session, detector.program, loader.batches())
+    found = detect(detector.session, detector.program, watched())
     found = found if index is None else renumber(found, index)
     return score(found, loader.dataset.records, loader.dataset.classes, cfg.eval)
 

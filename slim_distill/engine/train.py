@@ -11,26 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from slim_distill.common.errors import ConfigError, TrainingError, WeightsError
+from slim_distill.common.errors import TrainingError, WeightsError
+from slim_distill.common.names import first_few
 from slim_distill.config import dump_config, to_dict
 from slim_distill.config.schema import RunConfig
 from slim_distill.data.build import build_loader
 from slim_distill.data.loader import Loader
 from slim_distill.engine import build
-from slim_distill.engine.checkpoint import (
-    Checkpoint,
-    latest_checkpoint,
-    load_checkpoint,
-    remove_old,
-    save_checkpoint,
-)
+from slim_distill.engine.checkpoint import Checkpoint, remove_old, save_checkpoint
 from slim_distill.engine.compiling import place, training_step, usual_step
 from slim_distill.engine.evaluate import Evaluation
 from slim_distill.engine.hooks import EverySteps, Progress, Recorder, Scalars
 from slim_distill.engine.loop import Hook, run_loop
+from slim_distill.engine.resume import best_metric, choose_checkpoint, compare_facts, make_way, open_run, run_facts
 from slim_distill.engine.rewind import Rewind
 from slim_distill.engine.schedule import learning_rate
 from slim_distill.engine.session import Session, check_finite, seed_step, start_static_mode, user_flags
+from slim_distill.engine.signals import StopOnSignal
+from slim_distill.engine.status import StatusFile
 from slim_distill.engine.training import EMA_PREFIX, TrainingProgram
 from slim_distill.losses.build import terms_from_config
 from slim_distill.losses.table import LOSSES
@@ -40,6 +38,7 @@ __all__ = ["BEST", "FINAL", "TrainResult", "train"]
 log = logging.getLogger(__name__)
 
 BEST, FINAL, RECORD = "best_model", "model_final", "log.jsonl"
+OVERDUE = "evaluation_overdue"
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,8 @@ def train(
 ) -> TrainResult:
     """Train a student, alone or with teachers in one program.
 
-    Files go to `output_dir/name`: numbered checkpoints, `best_model`, `model_final`, `config.yml`, `log.jsonl`.
+    Files go to `output_dir/name`: numbered checkpoints, `best_model`, `model_final`, `config.yml`, `log.jsonl`,
+    `status.json`.
 
     Args:
         cfg: the student's run.
@@ -70,16 +70,27 @@ def train(
         losses: those that the recipe may name.
 
     Raises:
+        Preempted: SIGTERM or SIGINT came; the state is saved.
         SlimDistillError: anything of configuration, data, weights or training that makes the run useless.
     """
     start_static_mode()
     for line in user_flags(os.environ):
         log.warning("%s", line)
-    teachers = dict(teachers or {})
     folder = build.run_folder(cfg)
-    _make_folder(folder)
+    with open_run(folder):
+        return _train(cfg, dict(teachers or {}), folder, resume, losses)
+
+
+def _train(
+    cfg: RunConfig,
+    teachers: Mapping[str, build.Teacher],
+    folder: Path,
+    resume: str,
+    losses: Mapping[str, Callable[..., Any]],
+) -> TrainResult:
     session = Session(cfg.device)
-    checkpoint = _checkpoint(resume, folder)
+    chosen = choose_checkpoint(resume, folder)
+    checkpoint = chosen[1] if chosen else None
     done = checkpoint.step if checkpoint else 0
 
     loader = build_loader(cfg.data.train, seed=cfg.seed, train=True, path="data.train")
@@ -104,60 +115,21 @@ def train(
         session.start(training.program, cfg.seed)
         _load(session, training, student, cfg, checkpoint)
 
-        if checkpoint is None:
-            _set_aside(folder)
         job = _Job(cfg, session, training, folder, loader, eval_loader)
+        if chosen:
+            for line in compare_facts(chosen, cfg, job.facts(done)):
+                log.warning("the result will not be that of the uninterrupted run: %s", line)
+        make_way(folder, chosen)
         batches = loader.batches(start=done)
-        hooks = job.hooks()
         try:
-            run_loop(job.step_function(batches), done, cfg.train.max_iters, hooks)
+            with job.status.reporting():
+                run_loop(job.step_function(batches), done, cfg.train.max_iters, job.hooks(chosen))
         finally:
             batches.close()
     finally:
         loader.close()
         eval_loader.close()
     return TrainResult(folder, job.last, job.best, judged)
-
-
-def _set_aside(folder: Path) -> None:
-    """Rename an earlier run's folder: its checkpoints are kept, and never taken for those of the new run."""
-    if not any((folder / name / "manifest.json").is_file() for name in _children(folder)):
-        return
-    number = 1
-    while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
-        number += 1
-    folder.rename(aside)
-    folder.mkdir()
-    log.info("an earlier run's files moved from %s to %s; use -r auto to go on with a run", folder, aside)
-
-
-def _children(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir()] if folder.is_dir() else []
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise ConfigError(
-            f"output_dir: {folder} cannot be written ({error.strerror}); choose another with -o output_dir=FOLDER"
-        ) from error
-
-
-def _checkpoint(resume: str, folder: Path) -> Checkpoint | None:
-    if not resume:
-        return None
-    if resume != "auto":
-        return load_checkpoint(Path(resume))
-    newest = latest_checkpoint(folder)
-    if newest is None:
-        log.info("no checkpoint in %s: starting anew", folder)
-        return None
-    log.info("resuming from %s", newest)
-    return load_checkpoint(newest)
 
 
 def _load(
@@ -174,6 +146,14 @@ def _load(
                 f"it lacks {len(missing)} variables ({', '.join(missing[:3])}) "
                 f"and has {len(extra)} that this run does not ({', '.join(extra[:3])})"
             )
+        first = session.read(wanted)
+        other = [
+            f"{n} {list(saved[n].shape)}, here {list(first[n].shape)}"
+            for n in wanted
+            if saved[n].shape != first[n].shape
+        ]
+        if other:
+            raise WeightsError(f"the checkpoint is of another run: shapes differ, {first_few(other)}")
         session.write(saved)
         return
     session.write(build.pretrained(cfg, student))
@@ -199,24 +179,36 @@ class _Job:
         self.cfg, self.session, self.training = cfg, session, training
         self.folder, self.loader, self.eval_loader = folder, loader, eval_loader
         self.last: Evaluation | None = None
-        self.best = _best_so_far(folder)
+        self.best: float | None = None
+        self.status = StatusFile(folder, cfg.name)
+        self.stop = StopOnSignal(lambda done: self.save(done, overdue=self.evaluation.due(done)))
         self.recorder = Recorder(folder / RECORD, cfg.train.log_iter)
         self.scalars = Scalars(folder / "vdl", cfg.train.log_iter)
         self.rewind = Rewind(session, (*training.student, *training.state))
 
-    def hooks(self) -> list[Hook]:
+    def facts(self, done: int) -> dict[str, Any]:
+        """What the manifest of a checkpoint says of the run."""
+        return run_facts(self.cfg, done, self.loader, "cpu" if self.session.on_cpu else "gpu")
+
+    def hooks(self, chosen: tuple[Path, Checkpoint] | None) -> list[Hook]:
         """Progress and records first, so that a failing save or evaluation has its step on record.
 
-        Evaluation comes before the checkpoint: a run that is interrupted in between does both again.
+        Evaluation comes before the checkpoint: a run that is interrupted in between does both again. One that is
+        stopped by a signal saves at once, and notes when that leaves an evaluation to the next start.
         """
         train = self.cfg.train
+        overdue = chosen is not None and bool(chosen[1].facts.get(OVERDUE))
+        self.best = best_metric(self.folder / BEST)
+        self.evaluation = EverySteps(train.eval_iter or train.snapshot_iter, self.evaluate, overdue=overdue)
+        self.status.report(best=self.best, last_checkpoint=str(chosen[0]) if chosen else None)
         (self.folder / "config.yml").write_text(dump_config(self.cfg), encoding="utf-8")
         return [
-            Progress(self.cfg.name, self.cfg.data.train.batch_size, train.log_iter),
+            Progress(self.cfg.name, self.cfg.data.train.batch_size, train.log_iter, self.status.report),
             self.recorder,
             self.scalars,
-            EverySteps(train.eval_iter or train.snapshot_iter, self.evaluate),
-            EverySteps(train.snapshot_iter, self.save),
+            self.stop,
+            self.evaluation,
+            EverySteps(train.snapshot_iter, self.save, overdue=overdue),
         ]
 
     def step_function(self, batches: Iterator[Mapping[str, np.ndarray]]) -> Any:
@@ -290,34 +282,34 @@ class _Job:
         averaged = self.session.read(EMA_PREFIX + name for name in names)
         return {name.removeprefix(EMA_PREFIX): array for name, array in averaged.items()}
 
-    def save(self, done: int) -> None:
-        """Write a complete checkpoint, then drop the oldest; at the end before it the final model."""
-        facts = {"seed": self.cfg.seed, "max_iters": self.cfg.train.max_iters, "config_sha256": _config_hash(self.cfg)}
+    def save(self, done: int, overdue: bool = False) -> None:
+        """Write a complete checkpoint, then drop the oldest; at the end before it the final model.
+
+        Args:
+            done: completed steps.
+            overdue: the evaluation after this step is left to the next start, and with it the end of the run.
+        """
+        facts = {**self.facts(done), "config_sha256": _config_hash(self.cfg), OVERDUE: overdue}
         model, state = self.session.read(self.training.student), self.session.read(self.training.state)
         text = dump_config(self.cfg)
-        if done == self.cfg.train.max_iters:
+        if done == self.cfg.train.max_iters and not overdue:
             save_checkpoint(self.folder / FINAL, Checkpoint(self.model(), {}, done, facts), text)
         save_checkpoint(self.folder / str(done), Checkpoint(model, state, done, facts), text)
+        self.status.report(step=done, last_checkpoint=str(self.folder / str(done)))
         remove_old(self.folder, self.cfg.train.keep)
 
     def evaluate(self, done: int) -> None:
         """Score the student, and keep its parameters when it is the best so far."""
         values = self.model()
-        self.last = build.evaluate(self.cfg, values, self.eval_loader)
+        self.last = build.evaluate(self.cfg, values, self.eval_loader, before_batch=lambda: self.stop.check(done))
         log.info("step %d: %s", done, self.last)
         for writer in (self.recorder, self.scalars):
             writer.write(done, {"metric": self.last.metric})
         if self.best is None or self.last.metric > self.best:
             self.best = self.last.metric
-            facts = {"metric": self.last.metric, "metric_name": self.last.name, "seed": self.cfg.seed}
+            facts = {"metric": self.last.metric, "metric_name": self.last.name, **self.facts(done)}
             save_checkpoint(self.folder / BEST, Checkpoint(values, {}, done, facts), dump_config(self.cfg))
-
-
-def _best_so_far(folder: Path) -> float | None:
-    manifest = folder / BEST / "manifest.json"
-    if not manifest.is_file():
-        return None
-    return float(json.loads(manifest.read_text(encoding="utf-8"))["metric"])
+        self.status.report(step=done, metric=self.last.metric, best=self.best)
 
 
 def _digest(session: Session, names: list[str]) -> str:
