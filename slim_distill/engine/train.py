@@ -14,6 +14,7 @@ import numpy as np
 from slim_distill.common.errors import ConfigError, TrainingError, WeightsError
 from slim_distill.config import dump_config, to_dict
 from slim_distill.config.schema import RunConfig
+from slim_distill.data.batches import Split
 from slim_distill.data.build import build_loader
 from slim_distill.data.loader import Loader
 from slim_distill.engine import build
@@ -25,12 +26,15 @@ from slim_distill.engine.checkpoint import (
     save_checkpoint,
 )
 from slim_distill.engine.compiling import place, training_step, usual_step
+from slim_distill.engine.distributed import Ranks, connect
 from slim_distill.engine.evaluate import Evaluation
 from slim_distill.engine.hooks import EverySteps, Progress, Recorder, Scalars
 from slim_distill.engine.loop import Hook, run_loop
+from slim_distill.engine.parts import PREFIX as PARTS
+from slim_distill.engine.parts import PartRunner, in_parts, start_together
 from slim_distill.engine.rewind import Rewind
 from slim_distill.engine.schedule import learning_rate
-from slim_distill.engine.session import Session, check_finite, seed_step, start_static_mode, user_flags
+from slim_distill.engine.session import Session, check_finite, start_static_mode, user_flags
 from slim_distill.engine.training import EMA_PREFIX, TrainingProgram
 from slim_distill.losses.build import terms_from_config
 from slim_distill.losses.table import LOSSES
@@ -72,27 +76,46 @@ def train(
     Raises:
         SlimDistillError: anything of configuration, data, weights or training that makes the run useless.
     """
+    ranks = connect(cfg.parallel.timeout_s)
+    try:
+        result = _train(cfg, dict(teachers or {}), resume, losses, ranks)
+    except BaseException as error:
+        ranks.leave(error)
+        raise
+    ranks.leave()
+    return result
+
+
+def _train(
+    cfg: RunConfig,
+    teachers: Mapping[str, build.Teacher],
+    resume: str,
+    losses: Mapping[str, Callable[..., Any]],
+    ranks: Ranks,
+) -> TrainResult:
     start_static_mode()
     for line in user_flags(os.environ):
         log.warning("%s", line)
-    teachers = dict(teachers or {})
     folder = build.run_folder(cfg)
-    _make_folder(folder)
+    if ranks.first:
+        _make_folder(folder)
     session = Session(cfg.device)
-    checkpoint = _checkpoint(resume, folder)
+    checkpoint = _checkpoint(resume, folder, ranks)
     done = checkpoint.step if checkpoint else 0
 
-    loader = build_loader(cfg.data.train, seed=cfg.seed, train=True, path="data.train")
-    eval_loader = build.build_eval_loader(cfg)
+    split = Split(ranks.rank, ranks.count, cfg.parallel.accumulate)
+    loader = build_loader(cfg.data.train, seed=cfg.seed, train=True, path="data.train", split=split)
+    eval_loader = build.build_eval_loader(cfg, ranks)
     try:
         build.check_classes(cfg, loader, "data.train")
         others = {} if done else {prefix: t for prefix, t in teachers.items() if t.ema is None}
-        judged = {prefix: build.check_teacher(cfg, prefix, t, eval_loader) for prefix, t in others.items()}
+        judged = {prefix: build.check_teacher(cfg, prefix, t, eval_loader, ranks) for prefix, t in others.items()}
 
         student = build.build_student(cfg)
         max_iters, epoch_steps = cfg.train.max_iters, len(loader)
         terms = terms_from_config(cfg.distill, losses, max_iters=max_iters, epoch_steps=epoch_steps) if teachers else ()
         training = training_step(student, teachers, terms, cfg, on_cpu=session.on_cpu, report=log.info)
+        training = in_parts(training, terms, cfg.parallel, ranks.count, report=log.info)
         placed = place(
             training.program,
             cfg.compile.placement,
@@ -103,11 +126,12 @@ def train(
         training = replace(training, program=placed.program)
         session.start(training.program, cfg.seed)
         _load(session, training, student, cfg, checkpoint)
+        start_together(session, training, ranks, done)
 
-        if checkpoint is None:
+        if checkpoint is None and ranks.first:
             _set_aside(folder)
-        job = _Job(cfg, session, training, folder, loader, eval_loader)
-        batches = loader.batches(start=done)
+        job = _Job(cfg, session, training, folder, loader, eval_loader, ranks)
+        batches = loader.batches(start=done * cfg.parallel.accumulate)
         hooks = job.hooks()
         try:
             run_loop(job.step_function(batches), done, cfg.train.max_iters, hooks)
@@ -147,12 +171,12 @@ def _make_folder(folder: Path) -> None:
         ) from error
 
 
-def _checkpoint(resume: str, folder: Path) -> Checkpoint | None:
+def _checkpoint(resume: str, folder: Path, ranks: Ranks) -> Checkpoint | None:
     if not resume:
         return None
     if resume != "auto":
         return load_checkpoint(Path(resume))
-    newest = latest_checkpoint(folder)
+    newest = ranks.same_path(lambda: latest_checkpoint(folder))
     if newest is None:
         log.info("no checkpoint in %s: starting anew", folder)
         return None
@@ -195,9 +219,11 @@ class _Job:
         folder: Path,
         loader: Loader,
         eval_loader: Loader,
+        ranks: Ranks,
     ) -> None:
         self.cfg, self.session, self.training = cfg, session, training
-        self.folder, self.loader, self.eval_loader = folder, loader, eval_loader
+        self.folder, self.loader, self.eval_loader, self.ranks = folder, loader, eval_loader, ranks
+        self.parts = PartRunner(session, training, loader, ranks, cfg.seed)
         self.last: Evaluation | None = None
         self.best = _best_so_far(folder)
         self.recorder = Recorder(folder / RECORD, cfg.train.log_iter)
@@ -210,13 +236,20 @@ class _Job:
         Evaluation comes before the checkpoint: a run that is interrupted in between does both again.
         """
         train = self.cfg.train
-        (self.folder / "config.yml").write_text(dump_config(self.cfg), encoding="utf-8")
-        return [
-            Progress(self.cfg.name, self.cfg.data.train.batch_size, train.log_iter),
-            self.recorder,
-            self.scalars,
+        together: list[Hook] = [
             EverySteps(train.eval_iter or train.snapshot_iter, self.evaluate),
             EverySteps(train.snapshot_iter, self.save),
+        ]
+        if self.cfg.parallel.drift_every and self.ranks.count > 1:
+            together.insert(0, EverySteps(self.cfg.parallel.drift_every, self.check_drift))
+        if not self.ranks.first:
+            return together
+        (self.folder / "config.yml").write_text(dump_config(self.cfg), encoding="utf-8")
+        return [
+            Progress(self.cfg.name, self.cfg.data.train.batch_size * self.loader.maker.parts, train.log_iter),
+            self.recorder,
+            self.scalars,
+            *together,
         ]
 
     def step_function(self, batches: Iterator[Mapping[str, np.ndarray]]) -> Any:
@@ -227,12 +260,11 @@ class _Job:
         def one_step(step: int) -> dict[str, float]:
             self.rewind.before(step)
             rate = self._prepare(step)
-            batch = next(batches)
             gradients = self.training.first_gradients(step)
             if gradients:
-                out = self._checked_step(batch, fetch, step, gradients)
+                out = self._checked_step(batches, fetch, step, gradients)
             else:
-                out = self.session.run(self.training.program, batch, fetch)
+                out = self.parts.run(step, batches, fetch)
             values = {label: float(out[name]) for label, name in zip(labels, fetch, strict=True)}
             try:
                 check_finite(values, step, rate)
@@ -246,16 +278,15 @@ class _Job:
         """Set all that a step depends on beside state and batch; returns the learning rate."""
         rate = learning_rate(self.cfg.schedule, step, self.cfg.train.max_iters)
         self.session.write(self.training.scalars(rate, step))
-        seed_step(self.cfg.seed, step)
         return rate
 
     def _save_sound(self, step: int, fetch: list[str]) -> str:
         """Save the state before the failed `step`, and say where."""
-        batches = self.loader.batches(start=self.rewind.step)
+        batches = self.loader.batches(start=self.rewind.step * self.cfg.parallel.accumulate)
 
         def again(number: int) -> None:
             self._prepare(number)
-            self.session.run(self.training.program, next(batches), fetch)
+            self.parts.run(number, batches, fetch)
 
         done = self.rewind.back_to(step, again)
         batches.close()
@@ -263,13 +294,18 @@ class _Job:
         return f"the state after {done} steps is saved in {self.folder / str(done)}"
 
     def _checked_step(
-        self, batch: Mapping[str, np.ndarray], fetch: list[str], step: int, gradients: Mapping[str, str]
+        self,
+        batches: Iterator[Mapping[str, np.ndarray]],
+        fetch: list[str],
+        step: int,
+        gradients: Mapping[str, str],
     ) -> dict[str, np.ndarray]:
         """A step after which the given gradients are looked at and no frozen parameter may have moved."""
         owned = {*self.training.student, *self.training.state}
-        frozen = [name for name in self.training.program.parameters() if name not in owned]
+        others = (name for name in self.training.program.parameters() if name not in owned)
+        frozen = [name for name in others if not name.startswith(PARTS)]
         before = _digest(self.session, frozen)
-        out = self.session.run(self.training.program, batch, [*fetch, *gradients.values()])
+        out = self.parts.run(step, batches, [*fetch, *gradients.values()])
         dead = [name for name, gradient in gradients.items() if not np.any(out[gradient])]
         if dead:
             raise TrainingError(
@@ -292,7 +328,17 @@ class _Job:
 
     def save(self, done: int) -> None:
         """Write a complete checkpoint, then drop the oldest; at the end before it the final model."""
+        if self.ranks.first:
+            self._save(done)
+        self.ranks.wait()
+
+    def check_drift(self, done: int) -> None:
+        """Compare all that training changes over the ranks."""
+        self.ranks.check_drift(self.session, (*self.training.student, *self.training.state), f"step {done}")
+
+    def _save(self, done: int) -> None:
         facts = {"seed": self.cfg.seed, "max_iters": self.cfg.train.max_iters, "config_sha256": _config_hash(self.cfg)}
+        facts["ranks"] = self.ranks.count
         model, state = self.session.read(self.training.student), self.session.read(self.training.state)
         text = dump_config(self.cfg)
         if done == self.cfg.train.max_iters:
@@ -303,7 +349,9 @@ class _Job:
     def evaluate(self, done: int) -> None:
         """Score the student, and keep its parameters when it is the best so far."""
         values = self.model()
-        self.last = build.evaluate(self.cfg, values, self.eval_loader)
+        self.last = build.evaluate(self.cfg, values, self.eval_loader, ranks=self.ranks)
+        if not self.ranks.first:
+            return
         log.info("step %d: %s", done, self.last)
         for writer in (self.recorder, self.scalars):
             writer.write(done, {"metric": self.last.metric})
