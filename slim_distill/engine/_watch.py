@@ -104,7 +104,7 @@ class Watch(threading.Thread):
         *lines, self._text[rank] = (self._text[rank] + data).split(b"\n")
         for message in (json.loads(line) for line in lines if line):
             if "stop" in message:
-                self._end(message["stop"])
+                self._end(message["stop"], message["grace_s"])
             if message["reason"]:
                 # It may well be an error that all ranks meet at once: let this one end in its own way.
                 self._end(f"rank {message['bye']} gave up: {message['reason']}", _GRACE_S)
@@ -121,7 +121,7 @@ class Watch(threading.Thread):
                     continue  # its end will be heard, or its silence
 
     def _end(self, reason: str, grace_s: float = 0.0) -> None:
-        self._say({"stop": reason})
+        self._say({"stop": reason, "grace_s": grace_s})
         if self.leaving.wait(grace_s):
             raise SystemExit  # of this thread alone: the main thread is ending the process with an error of its own
         sys.stderr.write(
