@@ -13,12 +13,15 @@ from slim_distill.graph import _pir
 
 
 def run(jobs: list[dict]) -> None:
-    """Run jobs of `config`, `teacher`, `weights`, `overrides` and `fixed_norms`."""
+    """Run jobs of `config`, `teacher` (None: alone), `weights`, `overrides`, `fixed_norms` and `resume`."""
     start_static_mode()
     plain = build.build_student
     for job in jobs:
         build.build_student = with_fixed_norms if job.get("fixed_norms") else plain
         cfg = load_config(job["config"], job.get("overrides", []))
+        if job["teacher"] is None:
+            train(cfg)
+            continue
         teacher = load_config(job["teacher"], [f"weights={job['weights']}"])
         teachers = {p: load_teacher(t, teacher) for p, t in cfg.distill.teachers.items()}
         train(cfg, teachers, resume=job.get("resume", ""))
