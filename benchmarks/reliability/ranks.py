@@ -113,7 +113,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20, help="how often a rank is hit (20)")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments (0)")
-    parser.add_argument("--timeout", type=float, default=20.0, help="parallel.timeout_s of the run, seconds (20)")
+    parser.add_argument("--timeout", type=float, default=60.0, help="parallel.timeout_s of the run, seconds (60)")
     parser.add_argument("--json", action="store_true", help="end with a line of JSON")
     args = parser.parse_args()
     rng = random.Random(args.seed)

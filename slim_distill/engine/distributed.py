@@ -72,7 +72,7 @@ class Ranks:
                 for link in self._links.values():
                     link.send(answer)
         except OSError as error:
-            raise self._lost(error) from error
+            raise self.failed("an exchange with the other ranks", error) from error
         if answer[:1] == _FAILED:
             raise TrainingError(answer[1:].decode())
         return answer[1:]
@@ -148,18 +148,20 @@ class Ranks:
             return
         if error is None:
             self.wait()
-        elif not isinstance(error, SlimDistillError | KeyboardInterrupt):
-            # Most likely an exchange failed because another rank died: then the watch knows, and ends this process.
-            time.sleep(self._watch.pulse_s + 1.0)
         reason = "" if error is None else f"{type(error).__name__}: {error}".splitlines()[0]
         self._watch.leave(reason)
         self._watch.join(5.0)
         for link in self._links.values():
             link.close()
 
-    def _lost(self, error: OSError) -> TrainingError:
-        time.sleep(5.0)  # the watch knows more, and ends this process
-        return TrainingError(f"rank {self.rank} lost its connection to the other ranks: {error}")
+    def failed(self, what: str, error: Exception) -> TrainingError:
+        """The error for an exchange that failed; usually another rank is gone, and then the watch ends this process."""
+        if self._watch is not None:
+            time.sleep(2 * self._watch.pulse_s + 1.0)
+        return TrainingError(
+            f"{what} failed in rank {self.rank} of {self.count}: {error}. If another rank has ended, or did not answer "
+            "for 30 s (gloo's own limit), its log says more"
+        )
 
 
 ALONE = Ranks()

@@ -107,5 +107,10 @@ class PartRunner:
         seed_step(self.seed, step, self.ranks.rank * self.pieces + number % self.pieces)
         if fetch and self.session.on_cpu:
             self.ranks.wait()  # gloo gives up after 30 s, whatever a slow rank is doing
-        with self.ranks.limited(f"step {step}"):
-            return self.session.run(program, batch, fetch)
+        try:
+            with self.ranks.limited(f"step {step}"):
+                return self.session.run(program, batch, fetch)
+        except RuntimeError as error:  # what Paddle raises when an exchange fails says no more than that
+            if self.ranks.count == 1:
+                raise
+            raise self.ranks.failed(f"step {step}", error) from error
