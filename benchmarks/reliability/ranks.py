@@ -84,7 +84,7 @@ def disturb(root: Path, rng: random.Random, how: signal.Signals, bound_s: float)
     """Start, wait for a new checkpoint and a random while, hit one rank: what became of the other and the launcher."""
     before = newest(root, "student")
     launcher = launch(root, "student")
-    until = time.monotonic() + 300
+    until = time.monotonic() + 900
     while newest(root, "student") == before and launcher.poll() is None and time.monotonic() < until:
         time.sleep(0.05)
     if launcher.poll() is not None or newest(root, "student") == before:

@@ -69,6 +69,8 @@ def test_no_sample_is_lost_or_used_twice_whatever_the_number_of_processes(voc):
             for maker, weight in zip(makers, weights[-1], strict=True):
                 assert maker.indices(number)  # an empty part has a stand-in
                 seen += maker.indices(number) if weight > 0 else []
+                size = min(2 * ranks * pieces, 11 - number // pieces * 2 * ranks * pieces)
+                assert weight in (0, len(maker.indices(number)) / size)
         assert sorted(seen) == list(range(11))
         np.testing.assert_allclose(np.sum(weights), len(makers[0]))
 

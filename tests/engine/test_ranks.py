@@ -119,7 +119,7 @@ def test_detections_of_all_ranks_are_scored_as_those_of_one_process_would_be():
     expected = judge(Detections(rows, 4.0))
 
     def use(ranks):
-        mine = {im_id: boxes for k, (im_id, boxes) in enumerate(rows.items()) if k // 2 % 3 == ranks.rank}
+        mine = {im_id: boxes for k, (im_id, boxes) in enumerate(rows.items()) if k % 3 == ranks.rank}
         return score_together(Detections(mine, 4.0 if mine else float("nan")), ranks, records, judge)
 
     assert linked(3, use) == [expected] * 3

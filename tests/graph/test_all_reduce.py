@@ -1,5 +1,7 @@
 """Averaging inside the program, on one process: pieces of a batch, buckets, statistics. Ranks: tests/reliability."""
 
+from dataclasses import replace
+
 import numpy as np
 import paddle
 import pytest
@@ -79,6 +81,8 @@ def test_pieces_of_any_size_give_the_update_of_the_whole_batch(bucket_mb):
 
 def test_buckets_hold_gradients_in_the_order_of_the_backward_pass_and_are_reduced_there():
     training = build_training(trace(net()), (), OptimizerConfig())
+    names = ("first_weights", "bias", "second_weights")  # any order; the backward pass ends with the first
+    training = replace(training, gradients={name: training.gradients[name] for name in names})
     result = reduced(training, ranks=2, bucket_mb=24 * 4 / 2**20)  # room for 24 numbers; there are 3, 12 and 24
     assert result.counts == {"gradients averaged": 3, "buckets": 2}
     shapes = [tuple(result.program[f"all_reduce.{i}.part"].shape) for i in range(2)]
