@@ -103,7 +103,9 @@ def _load_paddle() -> None:
 
 def _start_logging(debug: bool) -> None:
     logger = logging.getLogger("slim_distill")
-    logger.setLevel(logging.DEBUG if debug else logging.INFO)
+    # Of several ranks one tells the story; what goes wrong, each tells.
+    usual = logging.INFO if os.environ.get("PADDLE_TRAINER_ID", "0") == "0" else logging.WARNING
+    logger.setLevel(logging.DEBUG if debug else usual)
     if not logger.handlers:
         handler = _ThroughProgressBar()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"))

@@ -50,8 +50,8 @@ def cpu_model() -> str:
 def configure_threads(environ: MutableMapping[str, str] | None = None) -> str:
     """Choose threads, CPU code path and memory handling of Paddle's numeric libraries. Call before loading Paddle.
 
-    1. OMP_NUM_THREADS and MKL_NUM_THREADS become the number of cores this process may use; if the user set one of
-       them, the other follows it.
+    1. OMP_NUM_THREADS and MKL_NUM_THREADS become the number of cores this process may use, divided among the processes
+       that a launcher started on this machine; if the user set one of them, the other follows it.
     2. Freed memory is kept for the next step rather than given back to the system, which would have to clear it again
        page by page: 10 % of a merged YOLOv3 step; huge pages save another 5 %. The largest amount in use at once
        stays the same. Only with glibc, and not where the user tuned its malloc.
@@ -69,11 +69,15 @@ def configure_threads(environ: MutableMapping[str, str] | None = None) -> str:
     shown = ", ".join(f"{name}={env[name]}" for name in THREAD_VARIABLES if name in env) or "no thread variable set"
     if "paddle" in sys.modules:
         return f"threads: Paddle was loaded before, so the settings stay as they are ({shown})"
-    cores = available_cores()
-    own = [env[name] for name in THREAD_VARIABLES if name in env]
+    told = env.get("PADDLE_LOCAL_SIZE", "1")  # what a launcher says; a wrong one is reported when ranks connect
+    local = int(told) if told.isdigit() and int(told) else 1
+    cores = max(1, available_cores() // local)
+    # Paddle's launcher hands on the 1 that its own import has set; who wants that number sets both.
+    inherited = local > 1 and env.get("OMP_NUM_THREADS") == "1" and "MKL_NUM_THREADS" not in env
+    own = [env[name] for name in THREAD_VARIABLES if name in env and not inherited]
     done = []
     for name in THREAD_VARIABLES:
-        if name not in env:
+        if name not in env or inherited:
             env[name] = own[0] if own else str(cores)
             done.append(f"{name}={env[name]}")
     if "MKL_DEBUG_CPU_TYPE" not in env:

@@ -140,6 +140,12 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
         "teacher": _one_of("auto", "off"),
         "placement": _one_of("auto", "stock", "onednn", "measure"),
     },
+    schema.ParallelConfig: {
+        "accumulate": _at_least(1),
+        "bucket_mb": _at_least(0),
+        "timeout_s": _at_least(1),
+        "drift_every": _at_least(0),
+    },
     schema.RunConfig: {"name": _NAME, "output_dir": _GIVEN, "device": _DEVICE, "seed": _at_least(0)},
 }
 

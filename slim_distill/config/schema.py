@@ -348,6 +348,25 @@ class CompileConfig:
 
 
 @dataclass(frozen=True)
+class ParallelConfig:
+    """Training on several devices, and batches larger than fit on one; docs/scaling.md.
+
+    Attributes:
+        accumulate: so many batches of `data.train.batch_size` a device make one step: the update is that of one batch
+            of all of them. All that is counted in steps counts updates.
+        bucket_mb: gradients are exchanged in buckets of this size in MiB; 0 for each by itself.
+        timeout_s: a process that dies, hangs or says nothing for so many seconds stops all others. Must be longer
+            than the slowest step.
+        drift_every: compare parameters and optimizer state of all processes every so many steps; 0 for never.
+    """
+
+    accumulate: int = 1
+    bucket_mb: float = 16.0
+    timeout_s: float = 60.0
+    drift_every: int = 500
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything one run needs to know.
 
@@ -366,6 +385,7 @@ class RunConfig:
     eval: EvalConfig = EvalConfig()
     distill: DistillConfig = DistillConfig()
     compile: CompileConfig = CompileConfig()
+    parallel: ParallelConfig = ParallelConfig()
     weights: str = ""
     output_dir: str = "output"
     device: str = "auto"

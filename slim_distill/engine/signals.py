@@ -25,10 +25,11 @@ class StopOnSignal(Hook):
 
     Args:
         save: writes the state after so many completed steps.
+        agree: whether to stop, from whether a signal came to this process; processes that train together must agree.
     """
 
-    def __init__(self, save: Callable[[int], None]) -> None:
-        self.save = save
+    def __init__(self, save: Callable[[int], None], agree: Callable[[bool], bool] = bool) -> None:
+        self.save, self.agree = save, agree
         self.came: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
         self._wakeup = -1
@@ -55,11 +56,12 @@ class StopOnSignal(Hook):
         Raises:
             Preempted: one came.
         """
-        if self.came is None:
+        if not self.agree(self.came is not None):
             return
         self.save(done)
+        signal_name = "a signal to another rank" if self.came is None else self.came.name
         raise Preempted(
-            f"stopped by {self.came.name} after {done} steps, which are saved; the same command with -r auto goes on"
+            f"stopped by {signal_name} after {done} steps, which are saved; the same command with -r auto goes on"
         )
 
     def after_train(self, step: int) -> None:

@@ -52,7 +52,7 @@ from slim_distill.losses.vid import vid
 from slim_distill.losses.wsld import wsld
 from slim_distill.losses.yolo_objectness import yolo_objectness
 
-__all__ = ["GROUPS", "LOSSES"]
+__all__ = ["GROUPS", "LOSSES", "WHOLE_BATCH"]
 
 LOSSES: Mapping[str, Callable[..., Any]] = {
     "ab": ab,
@@ -152,3 +152,13 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "detection": ("yolo_objectness", "ld", "dfl", "qfl", "giou", "pseudo_label"),
     "text": ("ctc_dml", "ctc_mean_kl", "ctc_dkd", "db_map"),
 }
+
+WHOLE_BATCH = frozenset(
+    {"cc", "crd", "ctc_dml", "db_map", "dfl", "dist", "dkd", "fbkd", "giou"}
+    | {"ld", "ofd", "pkd", "pkt", "qfl", "reviewkd", "rkd", "sp"}
+)
+"""Losses whose value over a batch is not, with all arguments, the mean of their values over equal parts of it.
+
+They compare images with each other, divide by something counted over the whole batch (positives, frames), or use a
+statistic of it. Where a batch is shared by several devices or taken in several pieces, each part goes by itself.
+"""
