@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 def launch(command: str, config: Path) -> int:
     """Train in a process of its own, so that its memory is given back and its end is not ours."""
     arguments = [sys.executable, "-m", "slim_distill", command, "-c", str(config), "-r", "auto"]
-    code = subprocess.run(arguments, check=False).returncode
+    code = subprocess.run(arguments, check=False).returncode  # nosec B603 # this interpreter, no shell
     if code == INTERRUPTED_EXIT:
         raise KeyboardInterrupt
     return code

@@ -87,7 +87,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         files, step = dict(manifest["files"]), int(manifest["step"])
     except FileNotFoundError as error:
         raise WeightsError(f"{folder} is no checkpoint: it has no {MANIFEST}") from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
         raise WeightsError(f"{folder / MANIFEST} cannot be read ({error}); use an earlier checkpoint") from error
     if manifest.get("format") != FORMAT:
         raise WeightsError(f"{folder} has format {manifest.get('format')!r}; this version reads format {FORMAT}")

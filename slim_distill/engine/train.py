@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from slim_distill.common.errors import ConfigError, TrainingError, WeightsError
+from slim_distill.common.files import make_writable
 from slim_distill.config import dump_config, to_dict
 from slim_distill.config.schema import RunConfig
 from slim_distill.data.build import build_loader
@@ -77,7 +78,7 @@ def train(
         log.warning("%s", line)
     teachers = dict(teachers or {})
     folder = build.run_folder(cfg)
-    _make_folder(folder)
+    make_writable(folder, "output_dir", error=ConfigError)
     session = Session(cfg.device)
     checkpoint = _checkpoint(resume, folder)
     done = checkpoint.step if checkpoint else 0
@@ -133,18 +134,6 @@ def _set_aside(folder: Path) -> None:
 
 def _children(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()] if folder.is_dir() else []
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise ConfigError(
-            f"output_dir: {folder} cannot be written ({error.strerror}); choose another with -o output_dir=FOLDER"
-        ) from error
 
 
 def _checkpoint(resume: str, folder: Path) -> Checkpoint | None:
