@@ -21,10 +21,11 @@ demo: $(VENV)/.installed  ## train and distil small detectors on drawn handwriti
 test: $(VENV)/.installed  ## run the whole test suite
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.installed  ## lint, format and type checks
+check: $(VENV)/.installed  ## lint, format, types, and patterns that are often unsafe
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+	$(BIN)/python -m bandit -q -c pyproject.toml -r slim_distill tools
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info

@@ -6,14 +6,17 @@ import importlib
 import io
 import logging
 import os
+import select
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from types import ModuleType
 
 from tqdm import tqdm
 
-from slim_distill.common.errors import PREEMPTED_EXIT, Preempted, SlimDistillError
+from slim_distill.cli._screen import one_screen
+from slim_distill.common.errors import PREEMPTED_EXIT, ConfigError, Preempted, SlimDistillError
 from slim_distill.common.resources import explain
 from slim_distill.common.threads import configure_threads
 
@@ -34,17 +37,50 @@ COMMANDS = {
 }
 """Name of every command and what it does; command `x-y` lives in slim_distill/cli/x_y.py."""
 
-ERROR_EXIT, INTERRUPTED_EXIT = 2, 130
+ERROR_EXIT, INTERRUPTED_EXIT, BROKEN_PIPE_EXIT = 2, 130, 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code.
+    """Run one command and return its exit code: 0, 2 for an error that was explained, others as docs/errors.md says."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that the terminal's encoding does not have is shown by its number.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        code = _run(arguments)
+        if sys.stdout is not None:  # None: closed by who started us
+            sys.stdout.flush()
+    except Preempted as stopped:
+        print(f"{' '.join(['slim-distill', *arguments[:1]])}: {stopped}", file=sys.stderr)
+        return PREEMPTED_EXIT
+    except (SlimDistillError, OSError, MemoryError) as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return BROKEN_PIPE_EXIT
+        said = str(error) if isinstance(error, SlimDistillError) else explain(error)
+        if "--debug" in arguments:
+            traceback.print_exc()
+        print(one_screen(f"{' '.join(['slim-distill', *arguments[:1]])}: error: {said}"), file=sys.stderr)
+        return ERROR_EXIT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED_EXIT
+    return code
 
-    It is 0, 2 for an error that was explained, 75 for a run that was stopped and has saved, 130 after Ctrl-C.
-    """
+
+def _nobody_reads() -> bool:
+    """Whether the reader of our output has gone, as `head` does when it has enough; what is left then goes nowhere."""
+    poll = select.poll()
+    poll.register(sys.__stdout__.fileno() if sys.__stdout__ is not None else 1, 0)
+    gone = any(event & select.POLLERR for _, event in poll.poll(0))
+    if gone:
+        sys.stdout = io.StringIO()
+    return gone
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Read the arguments and run the command that they name."""
     parser = argparse.ArgumentParser(prog="slim-distill", description="Knowledge distillation for Paddle programs.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    arguments = sys.argv[1:] if argv is None else list(argv)
     for name, text in COMMANDS.items():
         # Only the command that is asked for is imported: most of them import Paddle.
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
@@ -58,24 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     _start_logging(args.debug)
     logging.getLogger(__name__).debug("%s", args.threads)
-    try:
-        return args.run(args)
-    except Preempted as stopped:
-        print(f"slim-distill {args.command}: {stopped}", file=sys.stderr)
-        return PREEMPTED_EXIT
-    except SlimDistillError as error:
-        if args.debug:
-            raise
-        print(f"slim-distill {args.command}: error: {error}", file=sys.stderr)
-        return ERROR_EXIT
-    except (OSError, MemoryError) as error:
-        if args.debug:
-            raise
-        print(f"slim-distill {args.command}: error: {explain(error)}", file=sys.stderr)
-        return ERROR_EXIT
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED_EXIT
+    return args.run(args)
 
 
 def _module(name: str) -> ModuleType:
@@ -85,6 +104,7 @@ def _module(name: str) -> ModuleType:
 def _load_paddle() -> None:
     """Load Paddle without its start-up noise: a missing compiler cache, and doubts about the threads just chosen."""
     os.environ.setdefault("GLOG_minloglevel", "2")
+    os.environ["MPLBACKEND"] = "agg"  # pictures go to files, whatever window system the user's plots go to
     for message in (
         "No ccache found",
         "Tensor do not have 'place' interface",
@@ -96,6 +116,8 @@ def _load_paddle() -> None:
     try:
         with contextlib.redirect_stderr(said):
             importlib.import_module("paddle")
+    except OSError as error:
+        raise ConfigError(f"HOME: Paddle keeps a cache there and cannot be loaded: {explain(error)}") from error
     except BaseException:
         sys.stderr.write(said.getvalue())
         raise

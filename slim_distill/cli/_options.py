@@ -1,12 +1,13 @@
 """Options that several commands share."""
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
 
 from slim_distill.config import load_config
 from slim_distill.config.schema import DistillConfig, RunConfig, TeacherConfig
 
-__all__ = ["add_config", "add_resume", "add_teacher", "load_student", "load_teacher_config"]
+__all__ = ["add_config", "add_resume", "add_teacher", "count", "load_student", "load_teacher_config", "share"]
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +40,26 @@ def add_resume(parser: argparse.ArgumentParser) -> None:
         help="go on from this checkpoint; 'auto' takes the newest sound one of the run",
     )
     parser.add_argument("--eval", action="store_true", help="accepted for old scripts: evaluation is always done")
+
+
+def count(least: int) -> Callable[[str], int]:
+    """The type of an option that takes a whole number of at least `least`."""
+
+    def whole_number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, found {value}")
+        return value
+
+    return whole_number
+
+
+def share(text: str) -> float:
+    """The type of an option that takes a number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, found {text}")
+    return value
 
 
 def load_student(args: argparse.Namespace) -> RunConfig:

@@ -30,6 +30,8 @@ def run(args: argparse.Namespace) -> int:
     """Read IN, write OUT, say what was done."""
     names = _lines(Path(args.names)) if args.names is not None else None
     arrays = read_weights(args.source, sha256=args.sha256, cache_dir=args.cache_dir, names=names)
+    if not arrays:
+        raise WeightsError(f"{args.source}: holds no arrays")
     write_weights(args.target, arrays, args.format)
     size = sum(array.nbytes for array in arrays.values())
     print(f"{args.target}: {len(arrays)} arrays, {size / 1e6:.1f} MB")

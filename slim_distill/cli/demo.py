@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from slim_distill.cli import _options
 from slim_distill.engine.demo import run_demo, train_teacher
 
 __all__ = ["add_arguments", "run"]
@@ -11,8 +12,12 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("--output_dir", default="output/demo", metavar="FOLDER", help="where everything goes")
-    parser.add_argument("--seed", type=int, default=0, help="of the students' first weights and data order")
-    parser.add_argument("--iters", type=int, default=None, help="steps of each model; default: as configured")
+    parser.add_argument(
+        "--seed", type=_options.count(0), default=0, help="of the students' first weights and data order"
+    )
+    parser.add_argument(
+        "--iters", type=_options.count(1), default=None, help="steps of each model; default: as configured"
+    )
     parser.add_argument(
         "--train-teacher",
         action="store_true",

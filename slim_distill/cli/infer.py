@@ -15,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _options.add_config(parser)
     parser.add_argument("--infer_img", "--infer_dir", required=True, metavar="PATH", help="an image or a folder")
     parser.add_argument("--output_dir", default="infer_output", metavar="FOLDER", help="where pictures go")
-    parser.add_argument("--draw_threshold", type=float, default=0.5, help="draw boxes scored at least this, 0..1")
+    parser.add_argument(
+        "--draw_threshold", type=_options.share, default=0.5, help="draw boxes scored at least this, 0..1"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import unquote, urldefrag, urlsplit
+from urllib.parse import quote, unquote, urldefrag, urlsplit
 
 from tqdm import tqdm
 
@@ -98,7 +98,16 @@ def check_sha256(path: Path, expected: str | None = None) -> None:
 
 def _split(url: str, sha256: str | None) -> tuple[str, str | None]:
     """Take the checksum off the end of a URL and check its form."""
-    address, fragment = urldefrag(url)
+    try:
+        address, fragment = urldefrag(url)
+        parts = urlsplit(address)
+        # What the connection would choke on later: a port that is none, a host that cannot be asked for.
+        (parts.hostname or "").encode("idna"), parts.port
+    except ValueError as cause:
+        raise WeightsError(f"{url}: not an address: {cause}") from cause
+    odd = next((c for c in address if not c.isascii() or not c.isprintable() or c == " "), None)
+    if odd is not None and parts.scheme != "file":
+        raise WeightsError(f"{url}: an address cannot have {odd!r}; write it as {quote(odd)}")
     given = [sha256.lower()] if sha256 is not None else []
     if fragment:
         key, _, value = fragment.partition("=")

@@ -23,6 +23,7 @@ __all__ = [
     "file_lock",
     "lock_held",
     "make_folder",
+    "make_writable",
     "recover_folder",
     "remove_folder",
 ]
@@ -67,6 +68,9 @@ def atomic_write(
     path = Path(os.path.realpath(path))
     temporary = _temporary(path)
     left = "what was there before is unchanged"
+    if path.exists() and not path.is_file():
+        # Renaming over a device or a pipe would take it away from everybody.
+        raise error(f"cannot write {path}: it is {'a folder' if path.is_dir() else 'not a regular file'}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open(mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8") as handle:
@@ -187,6 +191,28 @@ def recover_folder(path: str | Path) -> bool:
     return True
 
 
+def make_writable(folder: str | Path, what: str, *, error: type[SlimDistillError] = SlimDistillError) -> Path:
+    """Make a folder unless it is there, and prove by a file that it can be written.
+
+    Args:
+        folder: which.
+        what: the option or key that names it, for the message.
+        error: the class to raise.
+
+    Raises:
+        SlimDistillError (or `error`): it cannot; names option, folder and cause.
+    """
+    folder = Path(folder)
+    probe = folder / f".{uuid.uuid4().hex}.tmp"
+    try:
+        make_folder(folder)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as cause:
+        raise error(f"{what}: {folder} cannot be written ({cause.strerror}); choose another folder") from cause
+    return folder
+
+
 @contextmanager
 def file_lock(path: str | Path, *, error: type[SlimDistillError] = SlimDistillError, busy: str = "") -> Iterator[None]:
     """Hold an exclusive lock on the file `path` (made if missing, never removed).
@@ -265,7 +291,7 @@ def _discard(path: Path) -> None:
     try:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        else:
+        elif path.exists() or path.is_symlink():
             path.unlink(missing_ok=True)
     except OSError as cause:
         logger.warning("cannot remove the leftover %s: %s", path, explain(cause))

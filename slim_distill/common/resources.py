@@ -29,6 +29,9 @@ def explain(error: OSError | MemoryError) -> str:
         said = str(error).strip().splitlines()[0] if str(error).strip() else "memory could not be allocated"
     else:
         said = error.strerror or str(error) or type(error).__name__
-        said += f" ({error.filename})" if error.filename is not None else ""
+        files = [str(file) for file in (error.filename, error.filename2) if file is not None]
+        said += f" ({', '.join(files)})" if files else ""
+        if error.errno == errno.ENOENT and not files:
+            said += "; is the folder that you are in still there?"
     help_ = advice(error)
     return f"{said}; {help_}" if help_ else said

@@ -4,9 +4,12 @@ import ctypes
 import math
 import os
 import platform
+import re
 import sys
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
+
+from slim_distill.common.errors import ConfigError
 
 __all__ = ["THREAD_VARIABLES", "available_cores", "configure_threads", "cpu_model"]
 
@@ -64,8 +67,18 @@ def configure_threads(environ: MutableMapping[str, str] | None = None) -> str:
 
     Returns:
         What was done, one line for the log.
+
+    Raises:
+        ConfigError: one of the two is set to something that is no number of threads; the libraries would take another
+            one without a word.
     """
     env = os.environ if environ is None else environ
+    for name in THREAD_VARIABLES:
+        # OpenMP takes a list too: a number for each level of nested loops.
+        if re.fullmatch(r" *0*[1-9][0-9]{0,3} *(, *[0-9]+ *)*", env.get(name, "1")) is None:
+            raise ConfigError(
+                f"{name}: must be a number of threads, 1 to 9999, found {env[name]!r:.40}; unset it to use every core"
+            )
     shown = ", ".join(f"{name}={env[name]}" for name in THREAD_VARIABLES if name in env) or "no thread variable set"
     if "paddle" in sys.modules:
         return f"threads: Paddle was loaded before, so the settings stay as they are ({shown})"

@@ -9,7 +9,7 @@ from slim_distill.common.errors import ConfigError
 from slim_distill.common.names import nearest
 from slim_distill.config._yaml import Tagged
 
-__all__ = ["KeyPath", "Layer", "Place", "dotted", "parse_path", "show"]
+__all__ = ["KeyPath", "Layer", "Place", "dotted", "parse_path", "shorten", "show"]
 
 KeyPath = tuple[str | int, ...]
 SHOWN = 60
@@ -85,6 +85,11 @@ def show(value: Any) -> str:
     if isinstance(value, Tagged):
         return f"!{value.tag}"
     kinds = {bool: "", int: "", float: "", str: "the text ", list: "the list ", dict: "the mapping "}
-    text = str(value).lower() if isinstance(value, bool) else repr(value)
-    short = text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
-    return kinds.get(type(value), f"{type(value).__name__} ") + short
+    text = str(value).lower() if isinstance(value, bool) else shorten(value)
+    return kinds.get(type(value), f"{type(value).__name__} ") + text
+
+
+def shorten(value: Any) -> str:
+    """Write a value as Python does, cut off after some 60 characters."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."

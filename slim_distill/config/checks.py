@@ -41,7 +41,13 @@ def _between(low: float, high: float) -> Rule:
 
 _POSITIVE = Rule(lambda value: value > 0, "more than 0")
 _COUNT_OR_ALL = Rule(lambda value: value == -1 or value >= 1, "at least 1, or -1 for all")
-_NAME = Rule(lambda value: re.fullmatch(r"[\w.+-]+", value) is not None, "letters, digits, '_', '-', '+' and '.' only")
+_NAME = Rule(
+    # The run's folder is called so: "." and ".." are folders of others.
+    lambda value: re.fullmatch(r"(?!\.+$)[\w.+-]{1,200}", value) is not None,
+    "letters, digits, '_', '-', '+' and '.' only, not dots alone, at most 200",
+)
+# Far beyond any use; a larger one overflows the sizes in Paddle's operators.
+_WIDTH = Rule(lambda value: 0 < value <= 100, "more than 0 and at most 100")
 _DEVICE = Rule(lambda value: re.fullmatch(r"auto|cpu|gpu(:\d+)?", value) is not None, "auto, cpu, gpu or gpu:N")
 _RISING = Rule(lambda steps: all(a < b for a, b in pairwise((0, *steps))), "whole numbers above 0 that rise")
 _EACH_POSITIVE = Rule(lambda values: all(value > 0 for value in values), "numbers above 0")
@@ -51,7 +57,7 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
     schema.BackboneConfig: {
         "type": _one_of("mobilenet_v1", "mobilenet_v3", "resnet", "darknet"),
         "variant": _one_of("b", "d"),
-        "scale": _POSITIVE,
+        "scale": _WIDTH,
         "model_name": _one_of("small", "large"),
         "norm_type": _one_of("bn", "sync_bn"),
         "norm_decay": _at_least(0),
@@ -72,11 +78,11 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
         "anchor_masks": Rule(lambda v: len(v) > 0 and all(v), "lists of the numbers of anchors, none of them empty"),
         "norm_decay": _at_least(0),
         "objectness_prior": Rule(lambda value: 0 < value < 1, "more than 0 and less than 1"),
-        "scale": _POSITIVE,
+        "scale": _WIDTH,
         "scale_x_y": _at_least(1),
     },
     schema.LossConfig: {"ignore_thresh": _between(0, 1)},
-    schema.ModelConfig: {"num_classes": _at_least(1), "architecture": _one_of("yolov3")},
+    schema.ModelConfig: {"num_classes": _between(1, 100_000), "architecture": _one_of("yolov3")},
     schema.TransformConfig: {"type": _GIVEN},
     schema.DatasetConfig: {
         "format": _one_of("voc", "coco", "images"),
@@ -146,7 +152,7 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
         "timeout_s": _at_least(1),
         "drift_every": _at_least(0),
     },
-    schema.RunConfig: {"name": _NAME, "output_dir": _GIVEN, "device": _DEVICE, "seed": _at_least(0)},
+    schema.RunConfig: {"name": _NAME, "output_dir": _GIVEN, "device": _DEVICE, "seed": _between(0, 2**63 - 1)},
 }
 
 TARGETS = "Gt2YoloTarget"

@@ -84,6 +84,8 @@ def _convert_scalar(hint: type, value: Any, place: Place) -> Any:
         place.fail(f"must be {SCALARS[hint]}, found {show(value)}{_hint(hint, value)}")
     if isinstance(value, float) and not math.isfinite(value):
         place.fail(f"must be a finite number, found {value}")
+    if isinstance(value, str) and "\0" in value:
+        place.fail(f"must be text without the character NUL, found {show(value)}")
     return value
 
 

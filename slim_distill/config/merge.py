@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from slim_distill.common.errors import ConfigError
-from slim_distill.config._place import KeyPath, Layer, dotted, parse_path, show
+from slim_distill.config._place import KeyPath, Layer, dotted, parse_path, shorten, show
 from slim_distill.config._yaml import Tagged, parse_text
 
 __all__ = ["merge", "override", "parse_override"]
@@ -29,8 +29,9 @@ def parse_override(text: str, tags: bool = False) -> tuple[Layer, Any]:
     path_text, equals, value_text = text.partition("=")
     path = parse_path(path_text.strip())
     if not equals or "" in path:
-        raise ConfigError(f"{text!r}: an override is written KEY.KEY=VALUE, such as train.max_iters=100")
-    return Layer(f"override {text!r}", None, path), parse_text(value_text, f"override {text!r}", tags)
+        raise ConfigError(f"{shorten(text)}: an override is written KEY.KEY=VALUE, such as train.max_iters=100")
+    label = f"override {shorten(text)}"
+    return Layer(label, None, path), parse_text(value_text, label, tags)
 
 
 def override(tree: Any, path: KeyPath, value: Any, done: KeyPath = ()) -> Any:

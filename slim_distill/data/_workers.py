@@ -163,7 +163,7 @@ class _Worker:
         paths = os.pathsep.join(p or os.getcwd() for p in sys.path)
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         with theirs:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # nosec B603 # this interpreter and a text of ours, no shell
                 [sys.executable, "-c", f"from slim_distill.data._workers import main; main({theirs.fileno()})"],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -230,7 +230,7 @@ def main(descriptor: int) -> None:
     with socket.socket(fileno=descriptor) as channel, contextlib.suppress(ConnectionError, EOFError):
         (code, number, step, stop), _ = _receive(channel)
         try:
-            maker = pickle.loads(code)  # from our own parent
+            maker = pickle.loads(code)  # nosec B301 # from our own parent
             while stop is None or number < stop:
                 if not channel.recv(1):
                     return
@@ -305,7 +305,7 @@ def _receive(channel: socket.socket) -> tuple[Any, int | None]:
     header += _read(channel, _HEADER.size - len(header)) if header else b""
     if not header:
         raise EOFError("the other side has closed")
-    message = pickle.loads(_read(channel, _HEADER.unpack(header)[0]))
+    message = pickle.loads(_read(channel, _HEADER.unpack(header)[0]))  # nosec B301 # an unnamed socket to our own child
     return message, descriptors[0] if descriptors else None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from slim_distill.common.errors import DataError
 from slim_distill.data.dataset import Dataset, Record, make_dataset, make_record, missing
+from slim_distill.data.image import MAX_SIDE_PX
 from slim_distill.data.labels import COCO_CATEGORY_IDS, COCO_CLASSES, class_number, read_labels
 
 __all__ = ["load_coco"]
@@ -89,7 +90,7 @@ class _Found:
                 self.dropped += 1
                 continue
             self.clipped += not whole
-            kept.append((*box, number, int(annotation.get("iscrowd", 0) or 0), 0))
+            kept.append((*box, number, int(bool(annotation.get("iscrowd"))), 0))
         self.records.append(make_record(item["id"], file, int(item["height"]), int(item["width"]), kept))
 
 
@@ -111,12 +112,34 @@ def _read_json(path: Path) -> dict[str, Any]:
             lacking = [f for f in fields if not isinstance(row, dict) or f not in row]
             if lacking:
                 raise DataError(f"{path}: {key}[{i}] has no {', '.join(lacking)}; COCO files say {', '.join(fields)}")
-    for i, row in enumerate(content["images"]):
-        if not all(isinstance(row[key], int | float) and row[key] > 0 for key in ("width", "height")):
-            raise DataError(
-                f"{path}: images[{i}] is {row['width']!r} x {row['height']!r} pixels; sizes are numbers above 0"
-            )
+    _check_rows(path, content)
     return content
+
+
+def _check_rows(path: Path, content: Mapping[str, Any]) -> None:
+    """Refuse values that no reader of COCO files understands: ids and sizes that are no numbers."""
+    for i, row in enumerate(content["images"]):
+        if not all(_is_number(row[key]) and 0 < row[key] <= MAX_SIDE_PX for key in ("width", "height")):
+            raise DataError(
+                f"{path}: images[{i}] is {row['width']!r:.40} x {row['height']!r:.40} pixels; sizes are numbers above "
+                f"0, at most {MAX_SIDE_PX}"
+            )
+    ids = {"images": ("id",), "categories": ("id",), "annotations": ("image_id", "category_id")}
+    for key, fields in ids.items():
+        for i, row in enumerate(content.get(key, ())):
+            for field in fields:
+                value = row[field]
+                if type(value) is not int or abs(value) >= 1 << 63:
+                    raise DataError(f"{path}: {key}[{i}].{field} is {value!r:.40}; a whole number is wanted")
+    for i, row in enumerate(content.get("annotations", ())):
+        for field in ("area", "iscrowd"):
+            value = row.get(field)
+            if value is not None and not _is_number(value):
+                raise DataError(f"{path}: annotations[{i}].{field} is {value!r:.40}; a number is wanted")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
 
 
 def _categories(
@@ -149,9 +172,10 @@ def _corners(
     """Return the clipped corners, or None for a box that has no area; and whether nothing was clipped."""
     try:
         x, y, w, h = (float(v) for v in annotation["bbox"])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None, False
-    if not all(map(math.isfinite, (x, y, w, h))) or w <= 0 or h <= 0 or annotation.get("area", 1) <= 0:
+    area = annotation.get("area")
+    if not all(map(math.isfinite, (x, y, w, h))) or w <= 0 or h <= 0 or (area is not None and area <= 0):
         return None, False
     x1, y1 = max(0.0, x), max(0.0, y)
     x2, y2 = min(width - 1.0, x1 + max(0.0, w - 1)), min(height - 1.0, y1 + max(0.0, h - 1))

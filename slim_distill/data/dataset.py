@@ -10,7 +10,7 @@ import numpy as np
 
 from slim_distill.common.errors import DataError
 
-__all__ = ["Dataset", "Record", "check_share", "make_dataset", "make_record", "missing"]
+__all__ = ["Dataset", "Record", "check_share", "make_dataset", "make_record", "missing", "read_lines"]
 
 Record = dict[str, Any]
 
@@ -91,6 +91,19 @@ def check_share(skipped: Mapping[str, str], total: int, max_bad_share: float, so
         f"{source}: {len(skipped)} of {total} images cannot be used, more than dataset.max_bad_share = "
         f"{max_bad_share:g} allows; the first: {shown}"
     )
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file that are not blank, without blanks around them.
+
+    Raises:
+        DataError: it is not UTF-8 text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def missing(path: Path, what: str, expected: str) -> DataError:

@@ -1,6 +1,7 @@
 """Reading and resizing images: uint8 RGB arrays [H, W, 3]."""
 
 import errno
+import struct
 from pathlib import Path
 
 import cv2
@@ -9,10 +10,23 @@ import numpy as np
 from slim_distill.common.errors import DataError
 from slim_distill.common.resources import explain
 
-__all__ = ["IMAGE_SUFFIXES", "ImageError", "find_image", "read_image", "resize"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "MAX_SIDE_PX",
+    "ImageError",
+    "find_image",
+    "header_size",
+    "read_image",
+    "resize",
+]
 
 _NOT_THE_FILE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+MAX_SIDE_PX = 1 << 20
+"""Longest side of an image that an annotation may state."""
+MAX_PIXELS = 1 << 28
+"""Pixels of the largest image that is decoded: 800 MB. A file of some megabytes can hold a far larger one."""
 
 
 class ImageError(DataError):
@@ -52,6 +66,11 @@ def read_image(path: str | Path) -> np.ndarray:
         raise ImageError(str(path), "the file is empty")
     if _is_truncated(data):
         raise ImageError(str(path), f"the image is truncated: its end mark is missing after {len(data)} bytes")
+    width, height = header_size(data)
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            str(path), f"{width} x {height} = {width * height} pixels; more than {MAX_PIXELS} are not decoded"
+        )
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
@@ -78,6 +97,27 @@ def resize(image: np.ndarray, width: int, height: int, interpolation: int) -> np
         return cv2.resize(image, (width, height), interpolation=interpolation)
     finally:
         ipp.setUseIPP(True)
+
+
+def header_size(data: bytes) -> tuple[int, int]:
+    """Width and height that a PNG, BMP or JPEG states; (0, 0) where it is none, and for the decoder to judge.
+
+    OpenCV's own limit is 2**30 pixels, 6 GB while they are converted, and it holds for other formats.
+    """
+    if data.startswith(b"\x89PNG") and len(data) >= 24:
+        return struct.unpack_from(">II", data, 16)
+    if data.startswith(b"BM") and len(data) >= 26:
+        width, height = struct.unpack_from("<ii", data, 18)
+        return abs(width), abs(height)  # a negative height: rows from the top
+    at = 2 if data.startswith(b"\xff\xd8") else len(data)
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        mark, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        # Start of frame, of any of its kinds; 4, 8 and 12 are tables.
+        if 0xC0 <= mark <= 0xCF and mark not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", data, at + 5)
+            return width, height
+        at += 1 if mark == 0xFF else 2 + length
+    return 0, 0
 
 
 def _is_truncated(data: bytes) -> bool:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from slim_distill.common.errors import DataError
 from slim_distill.common.names import nearest
+from slim_distill.data.dataset import read_lines
 
 __all__ = ["COCO_CATEGORY_IDS", "COCO_CLASSES", "VOC_CLASSES", "class_number", "read_labels"]
 
@@ -73,7 +74,7 @@ def class_number(name: str, numbers: dict[str, int], where: object) -> int:
 def _read_lines(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise DataError(f"{path}: no such label file; dataset.labels is 'voc', 'coco' or a file with one class a line")
-    names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    names = tuple(read_lines(path))
     if not names:
         raise DataError(f"{path}: the label file is empty; one class a line is wanted")
     return names

@@ -7,8 +7,8 @@ from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 from xml.parsers import expat
 
 from slim_distill.common.errors import DataError
-from slim_distill.data.dataset import Dataset, Record, make_dataset, make_record, missing
-from slim_distill.data.image import ImageError, find_image, read_image
+from slim_distill.data.dataset import Dataset, Record, make_dataset, make_record, missing, read_lines
+from slim_distill.data.image import MAX_SIDE_PX, ImageError, find_image, read_image
 from slim_distill.data.labels import class_number, read_labels
 
 __all__ = ["load_voc", "parse_xml"]
@@ -67,7 +67,7 @@ def parse_xml(data: bytes) -> Element:
     try:
         parser.Parse(data, True)
         return builder.close()
-    except (expat.ExpatError, ParseError, AssertionError) as error:
+    except (expat.ExpatError, ParseError, AssertionError, LookupError) as error:  # LookupError: an unknown encoding
         raise ValueError(f"not well-formed XML: {error}") from error
 
 
@@ -80,10 +80,8 @@ def _refuse_doctype(name: str, *_: object) -> None:
 
 
 def _listed(listing: Path, root: Path, images: str) -> Iterator[tuple[Path, Path]]:
-    for line in listing.read_text(encoding="utf-8").splitlines():
+    for line in read_lines(listing):
         words = line.split()
-        if not words:
-            continue
         if len(words) >= 2 and words[1].lower().endswith(".xml"):
             yield root / images / words[0], root / images / words[1]
         else:  # a bare id; the lists of VOC's ImageSets put 1, 0 or -1 after it
@@ -106,7 +104,10 @@ def _collect(
             continue
         try:
             h, w, found = _read_annotation(annotation, image, numbers)
-        except (_BrokenAnnotationError, ImageError) as error:
+        except ImageError as error:
+            skipped[str(image)] = error.reason
+            continue
+        except _BrokenAnnotationError as error:
             skipped[str(image)] = str(error)
             continue
         kept = []
@@ -132,7 +133,10 @@ def _read_annotation(path: Path, image: Path, numbers: dict[str, int]) -> tuple[
                 raise ValueError(f"a box is not finite: {corners}")
             number = class_number(item.findtext("name", "").strip(), numbers, path)
             objects.append((*corners, number, 0, item.findtext("difficult", "0").strip() == "1"))
-        w, h = (int(float(tree.findtext(f"size/{key}", "0") or 0)) for key in ("width", "height"))
+        sizes = [float(tree.findtext(f"size/{key}", "0") or 0) for key in ("width", "height")]
+        if not all(size <= MAX_SIDE_PX for size in sizes):
+            raise ValueError(f"its size is {sizes[0]:g} x {sizes[1]:g} pixels")
+        w, h = map(int, sizes)
     except OSError as error:
         raise _BrokenAnnotationError(f"its annotation {path} cannot be read: {error.strerror}") from error
     except ValueError as error:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from slim_distill.common.errors import ConfigError
+from slim_distill.common.files import make_writable
 from slim_distill.common.weights import write_weights
 from slim_distill.config import load_config
 from slim_distill.config.schema import ReaderConfig, RunConfig
@@ -115,5 +117,6 @@ def _draw(cfg: RunConfig) -> None:
     if (root / cfg.data.eval.dataset.annotations).is_file():
         log.info("the data set is in %s", root)
         return
+    make_writable(root, "--output_dir", error=ConfigError)
     log.info("drawing %d + %d images of handwritten digits into %s", TRAIN_IMAGES, TEST_IMAGES, root)
     write_digits(root, seed=0, train=TRAIN_IMAGES, test=TEST_IMAGES, size=IMAGE_PX)

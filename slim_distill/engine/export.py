@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from slim_distill.common.errors import ConfigError, GraphError
+from slim_distill.common.files import make_writable
 from slim_distill.common.weights.sums import write_beside
 from slim_distill.config.schema import RunConfig
 from slim_distill.engine import build
@@ -34,18 +35,18 @@ def export(cfg: RunConfig, folder: str, size_px: int = 320) -> Path:
         The path prefix of the files, `folder/model`.
 
     Raises:
-        ConfigError: the folder cannot be written.
+        ConfigError: the folder cannot be written, or the network cannot take images of this size.
         GraphError: the written model computes something else, or holds parameters that are not the student's.
     """
     start_static_mode()
+    build_model(cfg.model, "infer", size_px)  # refuses a size that the network cannot take, before anything is written
+    prefix = make_writable(folder, "--output_dir", error=ConfigError) / "model"
     session = Session(cfg.device)
     program = trace(build_model(cfg.model, "infer")).with_values(build.load_model(cfg))
     wanted = ("dets", "dets_num")
     program = run_passes(program, [Freeze(), Slice(wanted)]).program
     session.start(program, seed=0)
-    prefix = Path(folder) / "model"
     try:
-        prefix.parent.mkdir(parents=True, exist_ok=True)
         session.save_inference(program, wanted, prefix)
         for suffix in (".json", ".pdiparams"):
             write_beside(prefix.with_name(prefix.name + suffix))

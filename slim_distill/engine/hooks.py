@@ -144,8 +144,11 @@ class Scalars(Hook):
 
     def before_train(self, start: int, stop: int) -> None:
         """Open the log."""
-        from visualdl import LogWriter  # slow to import, and only training needs it
-
+        try:
+            from visualdl import LogWriter  # slow to import, and only training needs it
+        except OSError as error:  # importing it writes settings to the user's home folder
+            log.warning("no curves for VisualDL: %s; %s holds the same figures", error, "log.jsonl")
+            return
         self.writer = LogWriter(logdir=str(self.folder))
 
     def after_step(self, step: int, values: Mapping[str, Any]) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from slim_distill.common.errors import DataError
+from slim_distill.common.errors import ConfigError
+from slim_distill.common.files import make_writable
 from slim_distill.config.schema import RunConfig
 from slim_distill.data.build import build_loader
 from slim_distill.data.image import read_image
@@ -32,11 +33,7 @@ def infer(cfg: RunConfig, output_dir: str, draw_threshold: float) -> list[Path]:
         The pictures' paths.
     """
     start_static_mode()
-    out = Path(output_dir)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"--output_dir: {out} cannot be made ({error.strerror})") from error
+    out = make_writable(output_dir, "--output_dir", error=ConfigError)
     loader = build_loader(cfg.data.test, seed=cfg.seed, train=False, path="data.test")
     classes = build.class_names(cfg)
     detector = build.build_detector(cfg, build.load_model(cfg))

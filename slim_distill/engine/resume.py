@@ -10,7 +10,7 @@ from typing import Any
 import paddle
 
 from slim_distill.common.errors import ConfigError, SlimDistillError, TrainingError, WeightsError
-from slim_distill.common.files import clean_folder, file_lock, make_folder
+from slim_distill.common.files import clean_folder, file_lock, make_writable
 from slim_distill.common.manifest import MANIFEST
 from slim_distill.common.threads import THREAD_VARIABLES
 from slim_distill.config import changes_numbers, differences, load_config, show_differences
@@ -35,15 +35,7 @@ def open_run(folder: Path) -> Iterator[None]:
         ConfigError: the folder cannot be written.
         TrainingError: another process trains in it.
     """
-    try:
-        make_folder(folder)
-        probe = folder / ".writable"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise ConfigError(
-            f"output_dir: {folder} cannot be written ({error.strerror}); choose another with -o output_dir=FOLDER"
-        ) from error
+    make_writable(folder, "output_dir", error=ConfigError)
     busy = (
         f"another process is training in {folder}; `slim-distill status {folder}` shows it. "
         "End it, or choose another name with -o name=NAME"

@@ -40,7 +40,7 @@ def runs_in_order() -> bool:
 def user_flags(environ: Mapping[str, str]) -> list[str]:
     """What follows from flags of Paddle that the user has set: a line for each that changes how training runs."""
     lines = []
-    if environ.get(_SERIAL, "1").lower() in ("0", "false"):
+    if environ.get(_SERIAL, "1").lower() not in ("1", "true"):  # what Paddle cannot read it takes for false
         lines.append(
             f"{_SERIAL}={environ[_SERIAL]} is kept as set: operators run in any order, so a run with random operators "
             "(dropout) does not repeat"
@@ -104,7 +104,7 @@ class Session:
             fetch: variable names. Keep one list for one program: each new list costs a compilation.
 
         Raises:
-            GraphError: a feed has no array, or one of no images.
+            GraphError: a feed has no array, or one of no images; or Paddle cannot run the program on these arrays.
         """
         feed = {}
         for name in program.feeds:
@@ -113,8 +113,12 @@ class Session:
             if np.shape(batch[name])[:1] == (0,):
                 raise GraphError(f"feed {name!r} is {list(np.shape(batch[name]))}: a batch needs at least one image")
             feed[name] = batch[name]
-        with self._active():
-            values = self._executor.run(program.main, feed=feed, fetch_list=[program[name] for name in fetch])
+        try:
+            with self._active():
+                values = self._executor.run(program.main, feed=feed, fetch_list=[program[name] for name in fetch])
+        except (ValueError, RuntimeError, IndexError) as error:
+            shapes = ", ".join(f"{name} {list(np.shape(array))}" for name, array in feed.items())
+            raise GraphError(f"the program cannot run on this batch ({shapes}): {_reason(error)}") from error
         if len(values) != len(fetch):
             raise GraphError(f"{len(fetch)} variables were asked for, {len(values)} came back: {', '.join(fetch)}")
         return dict(zip(fetch, values, strict=True))
@@ -157,6 +161,11 @@ class Session:
             # The file's own fetch operators give the outputs; nothing else may be fetched beside them.
             outputs = self._executor.run(program, feed={name: batch[name] for name in feeds})
         return outputs, set(parameters(program))
+
+
+def _reason(error: Exception) -> str:
+    """What Paddle says of an error, without the Python and C++ frames around it."""
+    return " ".join(str(error).rpartition("Error: ")[2].partition("[Hint:")[0].split())
 
 
 def seed_step(seed: int, step: int, part: int = 0) -> None:

@@ -38,7 +38,7 @@ def load_losses(path: str | PathLike[str], known: Mapping[str, Callable[..., Any
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise LossError(f"plugin: {file} fails: {type(error).__name__}: {error}") from error
     found = getattr(module, "LOSSES", None)
     if not isinstance(found, Mapping) or not found or not all(callable(function) for function in found.values()):

@@ -40,7 +40,7 @@ def test_every_rule_is_of_a_field_that_exists():
         ),
         ("model.backbone.depth=35", r"^model\.backbone\.depth: must be one of 18, 34, 50, found 35"),
         ("model.backbone.variant=c", r"^model\.backbone\.variant: must be one of b, d"),
-        ("model.backbone.scale=0", r"^model\.backbone\.scale: must be more than 0, found 0\.0"),
+        ("model.backbone.scale=0", r"^model\.backbone\.scale: must be more than 0 and at most 100, found 0\.0"),
         ("model.backbone.conv_decay=-1", r"^model\.backbone\.conv_decay: must be at least 0, or null, found -1\.0"),
         (
             "distill.teachers={t_: {}, t_b_: {}}",
@@ -49,7 +49,7 @@ def test_every_rule_is_of_a_field_that_exists():
         ("distill.teachers={'': {}}", r"^distill\.teachers: a teacher's prefix cannot be empty"),
         ("distill.teachers={t_: {classes: names}}", r"^distill\.teachers\.t_\.classes: must be one of same, by_name"),
         ("distill.teachers={t_: {ema: 1.5}}", r"^distill\.teachers\.t_\.ema: must be between 0 and 1, or null"),
-        ("model.num_classes=0", r"^model\.num_classes: must be at least 1, found 0"),
+        ("model.num_classes=0", r"^model\.num_classes: must be between 1 and 100000, found 0"),
         ("model.architecture=ssd", r"^model\.architecture: must be one of yolov3"),
         (
             "model.head.nms.score_threshold=1.5",
@@ -94,8 +94,8 @@ def test_every_rule_is_of_a_field_that_exists():
         ("compile.placement=gpu", r"^compile\.placement: must be one of auto, stock, onednn, measure"),
         ("device=tpu", r"^device: must be auto, cpu, gpu or gpu:N, found the text 'tpu'"),
         ("device=gpu:x", r"^device: must be auto"),
-        ("name=../up", r"^name: must be letters, digits, .* only, found the text '\.\./up'"),
-        ("seed=-1", r"^seed: must be at least 0, found -1"),
+        ("name=../up", r"^name: must be letters, digits, .* at most 200, found the text '\.\./up'"),
+        ("seed=-1", r"^seed: must be between 0 and 9223372036854775807, found -1"),
         ("model.loss.iou_loss={type: iuo, weight: 1}", r"^model\.loss\.iou_loss\.type: must be one of iou, .*'iou'"),
         ("model.loss.iou_loss={type: iou}", r"^model\.loss\.iou_loss\.weight: is missing; it is required"),
         (

@@ -6,7 +6,7 @@ import pytest
 
 from slim_distill.common.errors import DataError
 from slim_distill.data import ImageError, load_images, read_image
-from slim_distill.data.image import resize
+from slim_distill.data.image import header_size, resize
 from tests.data.conftest import write_image
 
 
@@ -89,3 +89,43 @@ def test_resize_leaves_opencv_as_it_was(photo):
     before = cv2.ipp.useIPP()
     assert resize(photo, 20, 30, cv2.INTER_CUBIC).shape == (30, 20, 3)
     assert cv2.ipp.useIPP() == before
+
+
+def _grey(bits: int) -> np.ndarray:
+    ramp = np.linspace(0, 2**bits - 1, 64 * 32).reshape(32, 64)
+    return ramp.astype(np.uint8 if bits == 8 else np.uint16)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_grey_and_16_bit_images_become_8_bit_rgb(tmp_path, bits):
+    grey = _grey(bits)
+    (tmp_path / "a.png").write_bytes(cv2.imencode(".png", grey)[1].tobytes())
+    found = read_image(tmp_path / "a.png")
+    assert found.dtype == np.uint8
+    assert found.shape == (32, 64, 3)
+    assert np.abs(found[:, :, 1].astype(int) - (grey >> (bits - 8))).max() <= 1
+
+
+def test_cmyk_and_animated_images_are_read_as_pictures(tmp_path):
+    pictures = pytest.importorskip("PIL.Image", reason="Pillow writes these; it comes with Paddle")
+    first, second = (pictures.new("RGB", (64, 32), colour) for colour in ((200, 30, 30), (0, 0, 255)))
+    first.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=95)
+    first.save(tmp_path / "animated.gif", save_all=True, append_images=[second])
+    for name in ("cmyk.jpg", "animated.gif"):
+        found = read_image(tmp_path / name)
+        assert found.shape == (32, 64, 3)
+        assert np.abs(found.reshape(-1, 3).mean(0) - (200, 30, 30)).max() < 12, name
+
+
+def test_a_size_that_would_take_the_memory_is_refused_before_decoding(tmp_path):
+    data = bytearray(cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes())
+    data[16:24] = (20_000).to_bytes(4, "big") * 2
+    (tmp_path / "bomb.png").write_bytes(data)
+    with pytest.raises(ImageError, match="20000 x 20000 = 400000000 pixels; more than 268435456 are not decoded"):
+        read_image(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".jpg"])
+def test_the_size_in_a_header_is_the_size_of_the_image(suffix):
+    data = cv2.imencode(suffix, np.zeros((30, 50, 3), np.uint8))[1].tobytes()
+    assert header_size(data) == (50, 30)

@@ -71,7 +71,27 @@ def _write_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
             ) from cause
 
 
+def _check_replaced(path: Path) -> None:
+    """Refuse to replace a folder that holds anything else than what `_write_folder` writes: it would be lost."""
+    if path.exists() and not path.is_dir():
+        raise WeightsError(f"{path}: a folder would be written here, and there is a file; give another name")
+    for file in path.rglob("*"):
+        if not file.is_dir() and not _is_record(file):
+            raise WeightsError(
+                f"{path}: the folder holds {file.relative_to(path)}, which is no variable, and would be replaced with "
+                "all that is in it; give the name of a new folder"
+            )
+
+
+def _is_record(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.read(4) == bytes(4)
+
+
 def _write_folder(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    _check_replaced(path)
     with atomic_folder(path, error=WeightsError) as folder:
         for name, array in arrays.items():
             try:
