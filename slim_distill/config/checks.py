@@ -135,6 +135,7 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
         "ema": Rule(lambda value: value is None or 0 <= value <= 1, "between 0 and 1, or null"),
     },
     schema.DistillConfig: {"min_teacher_metric": _between(0, 1)},
+    schema.CacheConfig: {"max_gb": _at_least(0)},
     schema.CompileConfig: {
         "teacher": _one_of("auto", "off"),
         "placement": _one_of("auto", "stock", "onednn", "measure"),

@@ -6,6 +6,7 @@ from typing import Any
 
 __all__ = [
     "BackboneConfig",
+    "CacheConfig",
     "CompileConfig",
     "DataConfig",
     "DatasetConfig",
@@ -332,6 +333,17 @@ class DistillConfig:
 
 
 @dataclass(frozen=True)
+class CacheConfig:
+    """Outputs of frozen teachers on disk, for images that come again: at most `max_gb` (10^9 bytes), 0 for none.
+
+    `dir` is their folder; "" for `teacher_outputs` in the cache folder ($SLIM_DISTILL_CACHE).
+    """
+
+    max_gb: float = 0.0
+    dir: str = ""
+
+
+@dataclass(frozen=True)
 class CompileConfig:
     """How the program of a step is made faster; on a CPU only.
 
@@ -340,10 +352,12 @@ class CompileConfig:
         placement: which kernels the rest runs on. auto: oneDNN for the convolutions that usually gain; stock: Paddle's
             own for everything; onednn: oneDNN for all convolutions; measure: for each convolution the one that is
             faster on this machine, which is found out once.
+        cache: of what the losses read of frozen teachers (on any device).
     """
 
     teacher: str = "auto"
     placement: str = "auto"
+    cache: CacheConfig = CacheConfig()
 
 
 @dataclass(frozen=True)

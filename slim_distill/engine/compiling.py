@@ -1,7 +1,7 @@
 """From runs to the program of one training step, compiled; and what the compilation did."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from slim_distill.common.errors import ConfigError
 from slim_distill.config.schema import ReaderConfig, RunConfig
@@ -62,6 +62,7 @@ def training_step(
     cfg: RunConfig,
     *,
     on_cpu: bool,
+    fed: Collection[str] = (),
     size_px: int | None = None,
     batch: int | None = None,
     report: build.Report = log.debug,
@@ -74,11 +75,12 @@ def training_step(
         terms: the recipe.
         cfg: the student's run.
         on_cpu: whether the program will run on a CPU.
+        fed: prefixes of frozen teachers that are left out: what the terms need of them becomes feeds.
         size_px, batch: of the student's program, where it was built for one size.
         report: is told what was done to the teachers and to the whole.
     """
     merged = build.build_merged(
-        student, teachers, terms, cfg, on_cpu=on_cpu, size_px=size_px, batch=batch, report=report
+        student, teachers, terms, cfg, on_cpu=on_cpu, fed=fed, size_px=size_px, batch=batch, report=report
     )
     averages = {prefix: teacher.ema for prefix, teacher in teachers.items() if teacher.ema is not None}
     return build_training(build.cut_to_losses(merged, terms, report=report), terms, cfg.optimizer, averages=averages)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from slim_distill.engine.loop import Hook, run_loop
 from slim_distill.engine.rewind import Rewind
 from slim_distill.engine.schedule import learning_rate
 from slim_distill.engine.session import Session, check_finite, seed_step, start_static_mode, user_flags
+from slim_distill.engine.teacher_outputs import TeacherOutputs, open_outputs
 from slim_distill.engine.training import EMA_PREFIX, TrainingProgram
 from slim_distill.losses.build import terms_from_config
 from slim_distill.losses.table import LOSSES
@@ -92,7 +93,10 @@ def train(
         student = build.build_student(cfg)
         max_iters, epoch_steps = cfg.train.max_iters, len(loader)
         terms = terms_from_config(cfg.distill, losses, max_iters=max_iters, epoch_steps=epoch_steps) if teachers else ()
-        training = training_step(student, teachers, terms, cfg, on_cpu=session.on_cpu, report=log.info)
+        outputs = open_outputs(cfg, teachers, terms, student.feeds, images=len(loader.dataset), on_cpu=session.on_cpu)
+        training = training_step(
+            student, teachers, terms, cfg, on_cpu=session.on_cpu, fed=outputs.prefixes, report=log.info
+        )
         placed = place(
             training.program,
             cfg.compile.placement,
@@ -106,11 +110,10 @@ def train(
 
         if checkpoint is None:
             _set_aside(folder)
-        job = _Job(cfg, session, training, folder, loader, eval_loader)
-        batches = loader.batches(start=done)
-        hooks = job.hooks()
+        job = _Job(cfg, session, training, folder, loader, eval_loader, outputs)
+        batches = job.batches(done)
         try:
-            run_loop(job.step_function(batches), done, cfg.train.max_iters, hooks)
+            run_loop(job.step_function(batches), done, max_iters, job.hooks())
         finally:
             batches.close()
     finally:
@@ -195,8 +198,9 @@ class _Job:
         folder: Path,
         loader: Loader,
         eval_loader: Loader,
+        outputs: TeacherOutputs,
     ) -> None:
-        self.cfg, self.session, self.training = cfg, session, training
+        self.cfg, self.session, self.training, self.outputs = cfg, session, training, outputs
         self.folder, self.loader, self.eval_loader = folder, loader, eval_loader
         self.last: Evaluation | None = None
         self.best = _best_so_far(folder)
@@ -215,9 +219,14 @@ class _Job:
             Progress(self.cfg.name, self.cfg.data.train.batch_size, train.log_iter),
             self.recorder,
             self.scalars,
+            self.outputs,
             EverySteps(train.eval_iter or train.snapshot_iter, self.evaluate),
             EverySteps(train.snapshot_iter, self.save),
         ]
+
+    def batches(self, start: int) -> Generator[dict[str, np.ndarray], None, None]:
+        """The training batches from number `start` on, with all that the program is fed."""
+        return self.outputs.complete(self.loader.batches(start=start))
 
     def step_function(self, batches: Iterator[Mapping[str, np.ndarray]]) -> Any:
         """The function that does one step; the first of a run, or of a scheduled term, also checks gradients."""
@@ -251,7 +260,7 @@ class _Job:
 
     def _save_sound(self, step: int, fetch: list[str]) -> str:
         """Save the state before the failed `step`, and say where."""
-        batches = self.loader.batches(start=self.rewind.step)
+        batches = self.batches(self.rewind.step)
 
         def again(number: int) -> None:
             self._prepare(number)

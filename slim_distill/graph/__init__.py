@@ -7,6 +7,7 @@ from slim_distill.graph.gradients import Gradients, gradients, norms, student_pa
 from slim_distill.graph.load import load_inference_program
 from slim_distill.graph.naming import layer_name, name_values
 from slim_distill.graph.passes import (
+    Feed,
     FoldBatchNorm,
     Freeze,
     FuseInference,
@@ -29,6 +30,7 @@ __all__ = [
     "PHASES",
     "UPDATE",
     "ConvolutionLayer",
+    "Feed",
     "FoldBatchNorm",
     "Freeze",
     "FuseInference",

@@ -1,5 +1,6 @@
 """Rewrites of programs, one per file."""
 
+from slim_distill.graph.passes.feed import Feed
 from slim_distill.graph.passes.fold_batch_norm import FoldBatchNorm
 from slim_distill.graph.passes.freeze import Freeze
 from slim_distill.graph.passes.fuse_inference import FuseInference
@@ -10,6 +11,7 @@ from slim_distill.graph.passes.slice import Slice
 from slim_distill.graph.passes.update_early import UpdateEarly
 
 __all__ = [
+    "Feed",
     "FoldBatchNorm",
     "Freeze",
     "FuseInference",
