@@ -138,6 +138,7 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
     schema.CacheConfig: {"max_gb": _at_least(0)},
     schema.CompileConfig: {
         "teacher": _one_of("auto", "off"),
+        "teacher_precision": _one_of("float32", "bfloat16", "float16"),
         "placement": _one_of("auto", "stock", "onednn", "measure"),
     },
     schema.RunConfig: {"name": _NAME, "output_dir": _GIVEN, "device": _DEVICE, "seed": _at_least(0)},

@@ -345,17 +345,20 @@ class CacheConfig:
 
 @dataclass(frozen=True)
 class CompileConfig:
-    """How the program of a step is made faster; on a CPU only.
+    """How the program of a step is made faster; on a CPU only where nothing else is said.
 
     Attributes:
         teacher: auto | off: fold and fuse the frozen part.
         placement: which kernels the rest runs on. auto: oneDNN for the convolutions that usually gain; stock: Paddle's
             own for everything; onednn: oneDNN for all convolutions; measure: for each convolution the one that is
             faster on this machine, which is found out once.
-        cache: of what the losses read of frozen teachers (on any device).
+        teacher_precision: float32 | bfloat16 | float16: in what the convolutions of frozen teachers are computed. On a
+            CPU bfloat16 only, and only where it has the instructions. On any device.
+        cache: of what the losses read of frozen teachers. On any device.
     """
 
     teacher: str = "auto"
+    teacher_precision: str = "float32"
     placement: str = "auto"
     cache: CacheConfig = CacheConfig()
 

@@ -17,6 +17,7 @@ from slim_distill.data.build import build_loader
 from slim_distill.data.labels import read_labels
 from slim_distill.data.loader import Loader
 from slim_distill.engine.evaluate import Evaluation, detect, renumber, score
+from slim_distill.engine.precision import reduced_precision
 from slim_distill.engine.session import Session
 from slim_distill.graph import (
     Feed,
@@ -32,7 +33,7 @@ from slim_distill.graph import (
     shape_of,
     trace,
 )
-from slim_distill.graph.passes import FoldBatchNorm, FuseInference
+from slim_distill.graph.passes import FoldBatchNorm, FuseInference, ReducePrecision
 from slim_distill.losses.terms import Term, bind_all
 from slim_distill.models.build import build_model
 from slim_distill.models.classes import select_classes
@@ -253,7 +254,11 @@ def build_frozen(
     before = count_operators(guest)
     # The parameters of a moving average change, so nothing of it may be folded together.
     fuse = teacher.ema is None and cfg.compile.teacher == "auto" and on_cpu
-    result = _compiled(guest, needed, fuse)
+    reduce, why = reduced_precision(cfg.compile.teacher_precision, fused=fuse, on_cpu=on_cpu)
+    if why:
+        report(f"{prefix}: compile.teacher_precision: {why}; it stays in float32")
+    passes = [ReducePrecision(needed, reduce, "cpu" if on_cpu else "gpu")] if reduce else []
+    result = _compiled(guest, needed, fuse, passes)
     report(f"{prefix}: {result.summary()}; {before} -> {count_operators(result.program)} operators in a step")
     return result.program, needed
 
@@ -299,11 +304,11 @@ def cut_to_losses(
     return result.program
 
 
-def _compiled(program: NamedProgram, keep: Sequence[str], fuse: bool) -> PassResult:
+def _compiled(program: NamedProgram, keep: Sequence[str], fuse: bool, further: Sequence[Pass] = ()) -> PassResult:
     passes: list[Pass] = [Freeze(), Slice(tuple(keep))]
     if fuse:
         passes += [FoldBatchNorm(tuple(keep)), FuseInference(tuple(keep))]
-    result = run_passes(program, passes)
+    result = run_passes(program, [*passes, *further])
     for note in result.notes:
         log.debug("%s", note)
     return result

@@ -24,7 +24,7 @@ from slim_distill.engine.checkpoint import (
     remove_old,
     save_checkpoint,
 )
-from slim_distill.engine.compiling import place, training_step, usual_step
+from slim_distill.engine.compiling import place, show_precision, training_step, usual_step
 from slim_distill.engine.evaluate import Evaluation
 from slim_distill.engine.hooks import EverySteps, Progress, Recorder, Scalars
 from slim_distill.engine.loop import Hook, run_loop
@@ -104,6 +104,7 @@ def train(
             fixed=lambda: usual_step(cfg, teachers, terms, on_cpu=session.on_cpu),
         )
         log.info("step: %s", placed.summary())
+        show_precision(cfg, teachers, terms, lambda: loader.batch(done), on_cpu=session.on_cpu)
         training = replace(training, program=placed.program)
         session.start(training.program, cfg.seed)
         _load(session, training, student, cfg, checkpoint)

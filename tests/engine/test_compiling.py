@@ -2,13 +2,14 @@
 
 import dataclasses
 import logging
+import re
 
 import numpy as np
 import pytest
 
 from slim_distill.config import load_config
-from slim_distill.engine import build, compiling, measure
-from slim_distill.engine.compiling import fixed_step, initial_values, place, usual_step
+from slim_distill.engine import build, compiling, measure, precision
+from slim_distill.engine.compiling import fixed_step, initial_values, place, show_precision, usual_step
 from slim_distill.engine.session import Session
 from slim_distill.engine.training import LEARNING_RATE
 from slim_distill.graph import convolution_layers
@@ -106,3 +107,48 @@ def test_another_device_keeps_its_program_and_is_told_why(job):
         result = place(training.program, placement, on_cpu=False, fixed=lambda: None)
         assert not result.changed
         assert result.summary().endswith("only CPUs run these kernels, not gpu")
+
+
+def with_precision(job, dtype, **keys):
+    cfg, teachers, terms = job
+    compile_ = dataclasses.replace(cfg.compile, teacher_precision=dtype, **keys)
+    return dataclasses.replace(cfg, compile=compile_), teachers, terms
+
+
+def test_a_reduced_teacher_is_close_and_its_error_is_shown(job, caplog, monkeypatch):
+    monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset({"avx512_bf16"}))
+    cfg, teachers, terms = with_precision(job, "bfloat16")
+    training = fixed_step(cfg, teachers, terms, size_px=64, batch=2, on_cpu=True)
+    assert "onednn_op.quantize" in op_names(training.program)
+    expected = losses(compiled(job, "stock"))
+    found = losses(training)
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+    for i in range(3):
+        assert found[f"distill.{i}.l2"] == pytest.approx(expected[f"distill.{i}.l2"], rel=0.05)
+    batch = {"image": np.random.RandomState(0).randn(2, 3, 64, 64).astype("float32")}
+    with caplog.at_level(logging.INFO):
+        show_precision(cfg, teachers, terms, lambda: batch, on_cpu=True)
+    (line,) = caplog.messages
+    start, _, rest = line.partition(" by up to ")
+    assert start == "teacher_: convolutions in bfloat16 change what the losses read"
+    assert 1e-4 < float(rest.split()[0]) < 0.05
+    caplog.clear()
+    show_precision(job[0], teachers, terms, lambda: batch, on_cpu=True)
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("dtype", "keys", "flags", "why"),
+    [
+        ("bfloat16", {}, (), r"this CPU \(.*\) has neither amx_bf16 nor avx512_bf16"),
+        ("float16", {}, ("avx512_bf16",), "a CPU has no kernels for float16"),
+        ("bfloat16", {"teacher": "off"}, ("avx512_bf16",), "bfloat16 needs compile.teacher: auto, .*"),
+    ],
+)
+def test_where_precision_cannot_be_reduced_a_line_says_why(job, monkeypatch, dtype, keys, flags, why):
+    monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset(flags))
+    cfg, teachers, terms = with_precision(job, dtype, **keys)
+    lines = []
+    program, _ = build.build_frozen("teacher_", teachers["teacher_"], terms, cfg, on_cpu=True, report=lines.append)
+    assert re.fullmatch(rf"teacher_: compile\.teacher_precision: {why}; it stays in float32", lines[0])
+    assert "onednn_op.quantize" not in op_names(program)

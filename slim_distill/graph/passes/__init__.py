@@ -7,6 +7,7 @@ from slim_distill.graph.passes.fuse_inference import FuseInference
 from slim_distill.graph.passes.infra import Pass, PassResult, run_passes
 from slim_distill.graph.passes.merge import merge, merge_into
 from slim_distill.graph.passes.place_kernels import PlaceKernels
+from slim_distill.graph.passes.reduce_precision import ReducePrecision
 from slim_distill.graph.passes.slice import Slice
 from slim_distill.graph.passes.update_early import UpdateEarly
 
@@ -18,6 +19,7 @@ __all__ = [
     "Pass",
     "PassResult",
     "PlaceKernels",
+    "ReducePrecision",
     "Slice",
     "UpdateEarly",
     "merge",
