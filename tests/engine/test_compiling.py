@@ -9,7 +9,7 @@ import pytest
 
 from slim_distill.config import load_config
 from slim_distill.engine import build, compiling, measure, precision
-from slim_distill.engine.compiling import fixed_step, initial_values, place, show_precision, usual_step
+from slim_distill.engine.compiling import fixed_step, initial_values, place, show_precision, training_step, usual_step
 from slim_distill.engine.session import Session
 from slim_distill.engine.training import LEARNING_RATE
 from slim_distill.graph import convolution_layers
@@ -40,16 +40,37 @@ def compiled(job, placement="auto", teacher="auto"):
     return dataclasses.replace(training, program=result.program)
 
 
-def losses(training):
-    """All losses of one step; over several steps so small a network doubles a rounding error many times over."""
+def losses(training, sizes=(64,), rate=0.0001):
+    """All losses of a step for each size; over several steps so small a network makes much of a rounding error."""
     session = Session("cpu")
     session.start(training.program, seed=0)
-    session.write({LEARNING_RATE: np.asarray(0.0001, "float32")})
+    session.write({LEARNING_RATE: np.asarray(rate, "float32")})
     rng = np.random.RandomState(0)
-    batch = {n: rng.uniform(0.2, 0.8, v.shape) for n, v in training.program.feeds.items()}
-    batch["image"] = rng.randn(*batch["image"].shape)
-    batch = {n: a.astype("int32" if n == "gt_class" else "float32") for n, a in batch.items()}
-    return {n: float(v) for n, v in session.run(training.program, batch, list(training.losses.values())).items()}
+    found = {}
+    for size in sizes:
+        shapes = {"image": (2, 3, size, size), "gt_bbox": (2, 50, 4), "gt_class": (2, 50), "gt_score": (2, 50)}
+        batch = {n: rng.uniform(0.2, 0.8, shape).astype("float32") for n, shape in shapes.items()}
+        batch["image"] = rng.randn(*shapes["image"]).astype("float32")
+        batch["gt_class"] = batch["gt_class"].astype("int32")
+        out = session.run(training.program, batch, list(training.losses.values()))
+        found |= {(n, size) if len(sizes) > 1 else n: float(v) for n, v in out.items()}
+    return found
+
+
+def test_images_of_random_sizes_are_trained_on_by_one_compiled_program(job):
+    """Another size at every step, and back to one seen before, with kernels that remember what they were made for."""
+    cfg, teachers, terms = job
+    found = []
+    for teacher, placement in (("auto", "auto"), ("off", "stock")):
+        keys = dataclasses.replace(cfg.compile, teacher=teacher)
+        run = dataclasses.replace(cfg, compile=keys)
+        training = training_step(build.build_student(run), teachers, terms, run, on_cpu=True)
+        placed = place(training.program, placement, on_cpu=True, fixed=lambda: None)
+        training = dataclasses.replace(training, program=placed.program)
+        found.append(losses(training, sizes=(64, 96, 32, 64, 128), rate=0.0))
+    compiled, stock = found
+    assert len(stock) == 4 * len(training.losses)
+    assert compiled == pytest.approx(stock, rel=1e-4)
 
 
 def test_every_combination_computes_the_same_losses(job, monkeypatch, tmp_path):
