@@ -11,7 +11,7 @@ from pathlib import Path
 
 from slim_distill.common.errors import ConfigError
 
-__all__ = ["THREAD_VARIABLES", "available_cores", "configure_threads", "cpu_model"]
+__all__ = ["THREAD_VARIABLES", "available_cores", "configure_threads", "cpu_flags", "cpu_model"]
 
 _CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
 _CGROUP_V1 = Path("/sys/fs/cgroup/cpu")
@@ -48,6 +48,15 @@ def cpu_model() -> str:
     except OSError:
         names = []
     return names[0].strip() if names else platform.processor() or platform.machine()
+
+
+def cpu_flags() -> frozenset[str]:
+    """Instruction sets of the processor by the system's names, such as "avx512_bf16"; empty where it names none."""
+    try:
+        lines = _CPUINFO.read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), ()))
 
 
 def configure_threads(environ: MutableMapping[str, str] | None = None) -> str:

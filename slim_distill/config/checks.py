@@ -142,8 +142,10 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
         "ema": Rule(lambda value: value is None or 0 <= value <= 1, "between 0 and 1, or null"),
     },
     schema.DistillConfig: {"min_teacher_metric": _between(0, 1)},
+    schema.CacheConfig: {"max_gb": _at_least(0)},
     schema.CompileConfig: {
         "teacher": _one_of("auto", "off"),
+        "teacher_precision": _one_of("float32", "bfloat16", "float16"),
         "placement": _one_of("auto", "stock", "onednn", "measure"),
     },
     schema.ParallelConfig: {

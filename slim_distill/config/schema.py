@@ -6,6 +6,7 @@ from typing import Any
 
 __all__ = [
     "BackboneConfig",
+    "CacheConfig",
     "CompileConfig",
     "DataConfig",
     "DatasetConfig",
@@ -333,18 +334,34 @@ class DistillConfig:
 
 
 @dataclass(frozen=True)
+class CacheConfig:
+    """Outputs of frozen teachers on disk, for images that come again: at most `max_gb` (10^9 bytes), 0 for none.
+
+    `dir` is their folder; "" for `teacher_outputs` in the cache folder ($SLIM_DISTILL_CACHE).
+    """
+
+    max_gb: float = 0.0
+    dir: str = ""
+
+
+@dataclass(frozen=True)
 class CompileConfig:
-    """How the program of a step is made faster; on a CPU only.
+    """How the program of a step is made faster; on a CPU only where nothing else is said.
 
     Attributes:
         teacher: auto | off: fold and fuse the frozen part.
         placement: which kernels the rest runs on. auto: oneDNN for the convolutions that usually gain; stock: Paddle's
             own for everything; onednn: oneDNN for all convolutions; measure: for each convolution the one that is
             faster on this machine, which is found out once.
+        teacher_precision: float32 | bfloat16 | float16: in what the convolutions of frozen teachers are computed. On a
+            CPU bfloat16 only, and only where it has the instructions. On any device.
+        cache: of what the losses read of frozen teachers. On any device.
     """
 
     teacher: str = "auto"
+    teacher_precision: str = "float32"
     placement: str = "auto"
+    cache: CacheConfig = CacheConfig()
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,10 @@ class Loader:
         """Return the number of batches of an epoch: steps while training, else those of this process."""
         return len(self.maker)
 
+    def batch(self, number: int) -> dict[str, np.ndarray]:
+        """Build one batch in this process; what is wrong with its images is neither logged nor counted."""
+        return stack(self.maker.arrays(self.maker.build(number)))
+
     def batches(self, start: int = 0) -> Generator[dict[str, np.ndarray], None, None]:
         """Yield the batches from number `start` on: without end while training, to the end of the pass otherwise.
 

@@ -3,7 +3,7 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,8 +19,10 @@ from slim_distill.data.labels import read_labels
 from slim_distill.data.loader import Loader
 from slim_distill.engine.distributed import ALONE, Ranks
 from slim_distill.engine.evaluate import Evaluation, detect, renumber, score, score_together
+from slim_distill.engine.precision import reduced_precision
 from slim_distill.engine.session import Session
 from slim_distill.graph import (
+    Feed,
     Freeze,
     NamedProgram,
     Pass,
@@ -33,7 +35,7 @@ from slim_distill.graph import (
     shape_of,
     trace,
 )
-from slim_distill.graph.passes import FoldBatchNorm, FuseInference
+from slim_distill.graph.passes import FoldBatchNorm, FuseInference, ReducePrecision
 from slim_distill.losses.terms import Term, bind_all
 from slim_distill.models.build import build_model
 from slim_distill.models.classes import select_classes
@@ -44,6 +46,7 @@ __all__ = [
     "Teacher",
     "build_detector",
     "build_eval_loader",
+    "build_frozen",
     "build_merged",
     "build_student",
     "build_teacher",
@@ -197,6 +200,7 @@ def build_merged(
     *,
     on_cpu: bool,
     keep: Sequence[str] = (),
+    fed: Collection[str] = (),
     size_px: int | None = None,
     batch: int | None = None,
     report: Report = log.debug,
@@ -210,23 +214,60 @@ def build_merged(
         cfg: the student's run.
         on_cpu: whether the program will run on a CPU.
         keep: further variables of every teacher, without prefix: "loss" is its own detection loss.
+        fed: prefixes of frozen teachers that are left out: what the terms need of them becomes feeds of the program.
         size_px, batch: of the student's program, where it was built for one size.
         report: is told what was done to each frozen teacher.
     """
     merged = student
     for prefix, teacher in teachers.items():
-        index = class_index(cfg, prefix, teacher)
-        guest = build_teacher(teacher.cfg, cfg, index, size_px=size_px, batch=batch).with_values(teacher.values)
-        needed = tuple(dict.fromkeys((*_read_by(terms, prefix, guest), *keep)))
         if teacher.frozen:
-            before = count_operators(guest)
-            # The parameters of a moving average change, so nothing of it may be folded together.
-            fuse = teacher.ema is None and cfg.compile.teacher == "auto" and on_cpu
-            result = _compiled(guest, needed, fuse)
-            guest = result.program
-            report(f"{prefix}: {result.summary()}; {before} -> {count_operators(guest)} operators in a step")
+            guest, _ = build_frozen(
+                prefix, teacher, terms, cfg, on_cpu=on_cpu, keep=keep, fed=prefix in fed, size_px=size_px, batch=batch,
+                report=report,
+            )  # fmt: skip
+        else:
+            guest = _build_guest(prefix, teacher, cfg, size_px, batch)
         merged = merge(merged, guest, prefix)
     return merged
+
+
+def build_frozen(
+    prefix: str,
+    teacher: Teacher,
+    terms: Sequence[Term],
+    cfg: RunConfig,
+    *,
+    on_cpu: bool,
+    keep: Sequence[str] = (),
+    fed: bool = False,
+    size_px: int | None = None,
+    batch: int | None = None,
+    report: Report = log.debug,
+) -> tuple[NamedProgram, tuple[str, ...]]:
+    """A frozen teacher's program, cut to what the terms need and compiled, and the names of that without prefix.
+
+    With `fed` nothing is computed: the program only has a feed for each of these names. Other arguments are those of
+    `build_merged`.
+    """
+    guest = _build_guest(prefix, teacher, cfg, size_px, batch)
+    needed = tuple(dict.fromkeys((*_read_by(terms, prefix, guest), *keep)))
+    if fed:
+        return run_passes(guest, [Freeze(), Feed(needed), Slice(needed)]).program, needed
+    before = count_operators(guest)
+    # The parameters of a moving average change, so nothing of it may be folded together.
+    fuse = teacher.ema is None and cfg.compile.teacher == "auto" and on_cpu
+    reduce, why = reduced_precision(cfg.compile.teacher_precision, fused=fuse, on_cpu=on_cpu)
+    if why:
+        report(f"{prefix}: compile.teacher_precision: {why}; it stays in float32")
+    passes = [ReducePrecision(needed, reduce, "cpu" if on_cpu else "gpu")] if reduce else []
+    result = _compiled(guest, needed, fuse, passes)
+    report(f"{prefix}: {result.summary()}; {before} -> {count_operators(result.program)} operators in a step")
+    return result.program, needed
+
+
+def _build_guest(prefix: str, teacher: Teacher, cfg: RunConfig, size_px: int | None, batch: int | None) -> NamedProgram:
+    index = class_index(cfg, prefix, teacher)
+    return build_teacher(teacher.cfg, cfg, index, size_px=size_px, batch=batch).with_values(teacher.values)
 
 
 def _read_by(terms: Sequence[Term], prefix: str, guest: NamedProgram) -> list[str]:
@@ -265,11 +306,11 @@ def cut_to_losses(
     return result.program
 
 
-def _compiled(program: NamedProgram, keep: Sequence[str], fuse: bool) -> PassResult:
+def _compiled(program: NamedProgram, keep: Sequence[str], fuse: bool, further: Sequence[Pass] = ()) -> PassResult:
     passes: list[Pass] = [Freeze(), Slice(tuple(keep))]
     if fuse:
         passes += [FoldBatchNorm(tuple(keep)), FuseInference(tuple(keep))]
-    result = run_passes(program, passes)
+    result = run_passes(program, [*passes, *further])
     for note in result.notes:
         log.debug("%s", note)
     return result

@@ -1,18 +1,22 @@
 """From runs to the program of one training step, compiled; and what the compilation did."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from slim_distill.common.errors import ConfigError
 from slim_distill.config.schema import ReaderConfig, RunConfig
 from slim_distill.engine import build
 from slim_distill.engine.measure import choose_onednn
+from slim_distill.engine.precision import reduced_precision
 from slim_distill.engine.session import Session
 from slim_distill.engine.training import TrainingProgram, build_training
 from slim_distill.graph import NamedProgram, PassResult, PlaceKernels, UpdateEarly, convolution_layers, run_passes
 from slim_distill.losses.terms import Term
 
-__all__ = ["fixed_step", "initial_values", "place", "training_step", "usual_size", "usual_step"]
+__all__ = ["fixed_step", "initial_values", "place", "show_precision", "training_step", "usual_size", "usual_step"]
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +66,7 @@ def training_step(
     cfg: RunConfig,
     *,
     on_cpu: bool,
+    fed: Collection[str] = (),
     size_px: int | None = None,
     batch: int | None = None,
     report: build.Report = log.debug,
@@ -74,16 +79,58 @@ def training_step(
         terms: the recipe.
         cfg: the student's run.
         on_cpu: whether the program will run on a CPU.
+        fed: prefixes of frozen teachers that are left out: what the terms need of them becomes feeds.
         size_px, batch: of the student's program, where it was built for one size.
         report: is told what was done to the teachers and to the whole.
     """
     merged = build.build_merged(
-        student, teachers, terms, cfg, on_cpu=on_cpu, size_px=size_px, batch=batch, report=report
+        student, teachers, terms, cfg, on_cpu=on_cpu, fed=fed, size_px=size_px, batch=batch, report=report
     )
     averages = {prefix: teacher.ema for prefix, teacher in teachers.items() if teacher.ema is not None}
     cut = build.cut_to_losses(merged, terms, report=report)
     for_cpu = on_cpu and cfg.compile.placement != "stock"
     return build_training(cut, terms, cfg.optimizer, averages=averages, for_cpu=for_cpu)
+
+
+def show_precision(
+    cfg: RunConfig,
+    teachers: Mapping[str, build.Teacher],
+    terms: Sequence[Term],
+    batch: Callable[[], Mapping[str, np.ndarray]],
+    *,
+    on_cpu: bool,
+) -> None:
+    """Log the error that `compile.teacher_precision` causes in what the losses read, on one batch.
+
+    Args:
+        cfg: the student's run.
+        teachers: prefix -> teacher.
+        terms: the recipe.
+        batch: gives an array for every feed.
+        on_cpu: whether training runs on a CPU.
+    """
+    full = replace(cfg, compile=replace(cfg.compile, teacher_precision="float32"))
+    for prefix, teacher in teachers.items():
+        fused = cfg.compile.teacher == "auto" and on_cpu
+        dtype, _ = reduced_precision(cfg.compile.teacher_precision, fused=fused, on_cpu=on_cpu)
+        if not dtype or not teacher.frozen or teacher.ema is not None:
+            continue
+        found = []
+        for run in (cfg, full):
+            program, names = build.build_frozen(prefix, teacher, terms, run, on_cpu=on_cpu)
+            session = Session(cfg.device)
+            session.start(program, seed=0)
+            found.append(session.run(program, batch(), names))
+        reduced, exact = found
+        errors = {n: np.abs(reduced[n] - exact[n]).max() / max(np.abs(exact[n]).max(), 1e-30) for n in exact}
+        worst = max(errors, key=lambda name: errors[name])
+        log.info(
+            "%s: convolutions in %s change what the losses read by up to %.2g of its largest number (%s)",
+            prefix,
+            dtype,
+            errors[worst],
+            worst,
+        )
 
 
 def initial_values(program: NamedProgram) -> NamedProgram:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from slim_distill.data.build import build_loader
 from slim_distill.data.loader import Loader
 from slim_distill.engine import build
 from slim_distill.engine.checkpoint import Checkpoint, load_checkpoint, remove_old, save_checkpoint
-from slim_distill.engine.compiling import place, training_step, usual_step
+from slim_distill.engine.compiling import place, show_precision, training_step, usual_step
 from slim_distill.engine.distributed import Ranks, connect
 from slim_distill.engine.evaluate import Evaluation
 from slim_distill.engine.hooks import EverySteps, Progress, Recorder, Scalars
@@ -34,6 +34,7 @@ from slim_distill.engine.schedule import learning_rate
 from slim_distill.engine.session import Session, check_finite, start_static_mode, user_flags
 from slim_distill.engine.signals import StopOnSignal
 from slim_distill.engine.status import StatusFile
+from slim_distill.engine.teacher_outputs import TeacherOutputs, open_outputs
 from slim_distill.engine.training import EMA_PREFIX, TrainingProgram
 from slim_distill.losses.build import terms_from_config
 from slim_distill.losses.table import LOSSES
@@ -130,7 +131,10 @@ def _train_in(
         student = build.build_student(cfg)
         max_iters, epoch_steps = cfg.train.max_iters, len(loader)
         terms = terms_from_config(cfg.distill, losses, max_iters=max_iters, epoch_steps=epoch_steps) if teachers else ()
-        training = training_step(student, teachers, terms, cfg, on_cpu=session.on_cpu, report=log.info)
+        outputs = open_outputs(cfg, teachers, terms, student.feeds, images=len(loader.dataset), on_cpu=session.on_cpu)
+        training = training_step(
+            student, teachers, terms, cfg, on_cpu=session.on_cpu, fed=outputs.prefixes, report=log.info
+        )
         training = in_parts(training, terms, cfg.parallel, ranks.count, report=log.info)
         placed = place(
             training.program,
@@ -139,20 +143,21 @@ def _train_in(
             fixed=lambda: usual_step(cfg, teachers, terms, on_cpu=session.on_cpu),
         )
         log.info("step: %s", placed.summary())
+        show_precision(cfg, teachers, terms, lambda: loader.batch(done), on_cpu=session.on_cpu)
         training = replace(training, program=placed.program)
         session.start(training.program, cfg.seed)
         _load(session, training, student, cfg, checkpoint)
         start_together(session, training, ranks, done)
 
-        job = _Job(cfg, session, training, folder, loader, eval_loader, ranks)
+        job = _Job(cfg, session, training, folder, loader, eval_loader, ranks, outputs)
         if ranks.first:
             for line in compare_facts(chosen, cfg, job.facts(done)) if chosen else ():
                 log.warning("the result will not be that of the uninterrupted run: %s", line)
             make_way(folder, chosen)
-        batches = loader.batches(start=done * cfg.parallel.accumulate)
+        batches = job.batches(done)
         try:
             with job.status.reporting() if ranks.first else nullcontext():
-                run_loop(job.step_function(batches), done, cfg.train.max_iters, job.hooks(chosen))
+                run_loop(job.step_function(batches), done, max_iters, job.hooks(chosen))
         finally:
             batches.close()
     finally:
@@ -214,8 +219,9 @@ class _Job:
         loader: Loader,
         eval_loader: Loader,
         ranks: Ranks,
+        outputs: TeacherOutputs,
     ) -> None:
-        self.cfg, self.session, self.training = cfg, session, training
+        self.cfg, self.session, self.training, self.outputs = cfg, session, training, outputs
         self.folder, self.loader, self.eval_loader, self.ranks = folder, loader, eval_loader, ranks
         self.parts = PartRunner(session, training, loader, ranks, cfg.seed)
         self.last: Evaluation | None = None
@@ -242,6 +248,7 @@ class _Job:
         overdue = chosen is not None and bool(chosen[1].facts.get(OVERDUE))
         self.evaluation = EverySteps(train.eval_iter or train.snapshot_iter, self.evaluate, overdue=overdue)
         together: list[Hook] = [
+            self.outputs,
             self.stop,
             self.evaluation,
             EverySteps(train.snapshot_iter, self.save, overdue=overdue),
@@ -260,6 +267,10 @@ class _Job:
             self.scalars,
             *together,
         ]
+
+    def batches(self, start: int) -> Generator[dict[str, np.ndarray], None, None]:
+        """The training batches from step `start` on, with all that the program is fed."""
+        return self.outputs.complete(self.loader.batches(start=start * self.cfg.parallel.accumulate))
 
     def step_function(self, batches: Iterator[Mapping[str, np.ndarray]]) -> Any:
         """The function that does one step; the first of a run, or of a scheduled term, also checks gradients."""
@@ -291,7 +302,7 @@ class _Job:
 
     def _save_sound(self, step: int, fetch: list[str]) -> str:
         """Save the state before the failed `step`, and say where."""
-        batches = self.loader.batches(start=self.rewind.step * self.cfg.parallel.accumulate)
+        batches = self.batches(self.rewind.step)
 
         def again(number: int) -> None:
             self._prepare(number)

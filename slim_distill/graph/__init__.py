@@ -9,6 +9,7 @@ from slim_distill.graph.naming import layer_name, name_values
 from slim_distill.graph.passes import (
     SHARE,
     AllReduce,
+    Feed,
     FoldBatchNorm,
     Freeze,
     FuseInference,
@@ -37,6 +38,7 @@ __all__ = [
     "UPDATE",
     "AllReduce",
     "ConvolutionLayer",
+    "Feed",
     "FoldBatchNorm",
     "Freeze",
     "FuseInference",

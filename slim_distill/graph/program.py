@@ -93,6 +93,10 @@ class NamedProgram:
         """{name: value} of what an optimizer keeps from step to step: learning rate, momentum and the like."""
         return _pir.states(self.main)
 
+    def has_control_flow(self) -> bool:
+        """Whether an operator holds blocks of its own, as branches and loops do."""
+        return any(op.num_regions() for op in _pir.ops(self.main))
+
     def with_values(self, arrays: Mapping[str, np.ndarray]) -> "NamedProgram":
         """The same program with known values for some parameters.
 

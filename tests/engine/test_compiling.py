@@ -2,13 +2,14 @@
 
 import dataclasses
 import logging
+import re
 
 import numpy as np
 import pytest
 
 from slim_distill.config import load_config
-from slim_distill.engine import build, compiling, measure
-from slim_distill.engine.compiling import fixed_step, initial_values, place, usual_step
+from slim_distill.engine import build, compiling, measure, precision
+from slim_distill.engine.compiling import fixed_step, initial_values, place, show_precision, training_step, usual_step
 from slim_distill.engine.session import Session
 from slim_distill.engine.training import LEARNING_RATE
 from slim_distill.graph import convolution_layers
@@ -39,16 +40,37 @@ def compiled(job, placement="auto", teacher="auto"):
     return dataclasses.replace(training, program=result.program)
 
 
-def losses(training):
-    """All losses of one step; over several steps so small a network doubles a rounding error many times over."""
+def losses(training, sizes=(64,), rate=0.0001):
+    """All losses of a step for each size; over several steps so small a network makes much of a rounding error."""
     session = Session("cpu")
     session.start(training.program, seed=0)
-    session.write({LEARNING_RATE: np.asarray(0.0001, "float32")})
+    session.write({LEARNING_RATE: np.asarray(rate, "float32")})
     rng = np.random.RandomState(0)
-    batch = {n: rng.uniform(0.2, 0.8, v.shape) for n, v in training.program.feeds.items()}
-    batch["image"] = rng.randn(*batch["image"].shape)
-    batch = {n: a.astype("int32" if n == "gt_class" else "float32") for n, a in batch.items()}
-    return {n: float(v) for n, v in session.run(training.program, batch, list(training.losses.values())).items()}
+    found = {}
+    for size in sizes:
+        shapes = {"image": (2, 3, size, size), "gt_bbox": (2, 50, 4), "gt_class": (2, 50), "gt_score": (2, 50)}
+        batch = {n: rng.uniform(0.2, 0.8, shape).astype("float32") for n, shape in shapes.items()}
+        batch["image"] = rng.randn(*shapes["image"]).astype("float32")
+        batch["gt_class"] = batch["gt_class"].astype("int32")
+        out = session.run(training.program, batch, list(training.losses.values()))
+        found |= {(n, size) if len(sizes) > 1 else n: float(v) for n, v in out.items()}
+    return found
+
+
+def test_images_of_random_sizes_are_trained_on_by_one_compiled_program(job):
+    """Another size at every step, and back to one seen before, with kernels that remember what they were made for."""
+    cfg, teachers, terms = job
+    found = []
+    for teacher, placement in (("auto", "auto"), ("off", "stock")):
+        keys = dataclasses.replace(cfg.compile, teacher=teacher)
+        run = dataclasses.replace(cfg, compile=keys)
+        training = training_step(build.build_student(run), teachers, terms, run, on_cpu=True)
+        placed = place(training.program, placement, on_cpu=True, fixed=lambda: None)
+        training = dataclasses.replace(training, program=placed.program)
+        found.append(losses(training, sizes=(64, 96, 32, 64, 128), rate=0.0))
+    compiled, stock = found
+    assert len(stock) == 4 * len(training.losses)
+    assert compiled == pytest.approx(stock, rel=1e-4)
 
 
 def test_every_combination_computes_the_same_losses(job, monkeypatch, tmp_path):
@@ -106,3 +128,48 @@ def test_another_device_keeps_its_program_and_is_told_why(job):
         result = place(training.program, placement, on_cpu=False, fixed=lambda: None)
         assert not result.changed
         assert result.summary().endswith("only CPUs run these kernels, not gpu")
+
+
+def with_precision(job, dtype, **keys):
+    cfg, teachers, terms = job
+    compile_ = dataclasses.replace(cfg.compile, teacher_precision=dtype, **keys)
+    return dataclasses.replace(cfg, compile=compile_), teachers, terms
+
+
+def test_a_reduced_teacher_is_close_and_its_error_is_shown(job, caplog, monkeypatch):
+    monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset({"avx512_bf16"}))
+    cfg, teachers, terms = with_precision(job, "bfloat16")
+    training = fixed_step(cfg, teachers, terms, size_px=64, batch=2, on_cpu=True)
+    assert "onednn_op.quantize" in op_names(training.program)
+    expected = losses(compiled(job, "stock"))
+    found = losses(training)
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+    for i in range(3):
+        assert found[f"distill.{i}.l2"] == pytest.approx(expected[f"distill.{i}.l2"], rel=0.05)
+    batch = {"image": np.random.RandomState(0).randn(2, 3, 64, 64).astype("float32")}
+    with caplog.at_level(logging.INFO):
+        show_precision(cfg, teachers, terms, lambda: batch, on_cpu=True)
+    (line,) = caplog.messages
+    start, _, rest = line.partition(" by up to ")
+    assert start == "teacher_: convolutions in bfloat16 change what the losses read"
+    assert 1e-4 < float(rest.split()[0]) < 0.05
+    caplog.clear()
+    show_precision(job[0], teachers, terms, lambda: batch, on_cpu=True)
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("dtype", "keys", "flags", "why"),
+    [
+        ("bfloat16", {}, (), r"this CPU \(.*\) has neither amx_bf16 nor avx512_bf16"),
+        ("float16", {}, ("avx512_bf16",), "a CPU has no kernels for float16"),
+        ("bfloat16", {"teacher": "off"}, ("avx512_bf16",), "bfloat16 needs compile.teacher: auto, .*"),
+    ],
+)
+def test_where_precision_cannot_be_reduced_a_line_says_why(job, monkeypatch, dtype, keys, flags, why):
+    monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset(flags))
+    cfg, teachers, terms = with_precision(job, dtype, **keys)
+    lines = []
+    program, _ = build.build_frozen("teacher_", teachers["teacher_"], terms, cfg, on_cpu=True, report=lines.append)
+    assert re.fullmatch(rf"teacher_: compile\.teacher_precision: {why}; it stays in float32", lines[0])
+    assert "onednn_op.quantize" not in op_names(program)

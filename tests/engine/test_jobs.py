@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -176,3 +177,29 @@ def test_api_main_returns_the_exit_code(world, capsys, monkeypatch):
     monkeypatch.chdir(world)
     assert main(["eval", "-c", "nowhere.yml"]) == 2
     assert "nowhere.yml" in capsys.readouterr().err
+
+
+def test_kernels_are_measured_once_and_training_is_that_of_auto_to_rounding(world):
+    options = ("train.max_iters=2", "-o")
+    cache = {"SLIM_DISTILL_CACHE": str(world / "cache")}
+    measure = ("-o", *options, "compile.placement=measure")
+    first = distil(world, "student.yml", *measure, "name=measured", env=cache).stderr
+    assert "kernels are compared for batches of 2 images of 64 px" in first
+    assert "measuring kernels for " in first
+    assert re.search(
+        r"teacher_: \d+ operators cut, \d+ norms folded, \d+ convolutions fused, .* operators in a step", first
+    )
+    assert re.search(r"step: (\d+ operators placed on oneDNN, )?\d+ updates moved up", first)
+    again = distil(world, "student.yml", *measure, "name=again", env=cache).stderr
+    assert "measuring kernels for " not in again
+    distil(world, "student.yml", "-o", *options, "compile.placement=auto", "name=auto")
+    assert same_arrays(world / "out/measured/2", world / "out/again/2")
+    measured, auto = (_records(world / "out" / name) for name in ("measured", "auto"))
+    assert len(measured) == 2
+    for a, b in zip(measured, auto, strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
+
+
+def _records(run: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if "total" in line]

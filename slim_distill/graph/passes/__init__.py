@@ -2,12 +2,14 @@
 
 from slim_distill.graph.passes.all_reduce import PREFIX, SHARE, AllReduce, broadcast, is_reduced, piece
 from slim_distill.graph.passes.cheap_broadcasts import cheap_broadcasts
+from slim_distill.graph.passes.feed import Feed
 from slim_distill.graph.passes.fold_batch_norm import FoldBatchNorm
 from slim_distill.graph.passes.freeze import Freeze
 from slim_distill.graph.passes.fuse_inference import FuseInference
 from slim_distill.graph.passes.infra import Pass, PassResult, run_passes
 from slim_distill.graph.passes.merge import merge, merge_into
 from slim_distill.graph.passes.place_kernels import PlaceKernels
+from slim_distill.graph.passes.reduce_precision import ReducePrecision
 from slim_distill.graph.passes.slice import Slice
 from slim_distill.graph.passes.update_early import UpdateEarly
 
@@ -15,12 +17,14 @@ __all__ = [
     "PREFIX",
     "SHARE",
     "AllReduce",
+    "Feed",
     "FoldBatchNorm",
     "Freeze",
     "FuseInference",
     "Pass",
     "PassResult",
     "PlaceKernels",
+    "ReducePrecision",
     "Slice",
     "UpdateEarly",
     "broadcast",
