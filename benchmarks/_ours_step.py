@@ -67,7 +67,7 @@ def build(variant: str, size: int, batch: int, recipe: str) -> Callable[[], floa
         recipe_terms = terms() if variant != "student" else []
         if variant != "stock":
             program = cut_to_losses(program, recipe_terms)
-        training = build_training(program, recipe_terms, OptimizerConfig())
+        training = build_training(program, recipe_terms, OptimizerConfig(), for_cpu=variant != "stock")
         program, fetch = training.program, [training.losses[list(training.losses)[-1]]]
         if variant != "stock":
             program = run_passes(program, [PlaceKernels(), UpdateEarly()]).program

@@ -86,9 +86,10 @@ def attach(merged: NamedProgram, config: Config, overrides: Sequence[str] = (), 
     cfg = _load(config, overrides)
     session = Session(cfg.device)
     terms = terms_from_config(cfg.distill, max_iters=cfg.train.max_iters) if merged.guests else ()
-    training = build_training(merged, terms, cfg.optimizer)
+    compiled = compile and session.on_cpu
+    training = build_training(merged, terms, cfg.optimizer, for_cpu=compiled)
     program = training.program
-    if compile and session.on_cpu:
+    if compiled:
         program = place(program, "auto", on_cpu=True, fixed=lambda: None).program
     session.start(program, cfg.seed)
     return Trainer(replace(training, program=_with_loss_names(program, training)), session, cfg)

@@ -15,8 +15,9 @@ from types import ModuleType
 
 from tqdm import tqdm
 
-from slim_distill.cli._screen import one_screen, system_error
-from slim_distill.common.errors import ConfigError, SlimDistillError
+from slim_distill.cli._screen import one_screen
+from slim_distill.common.errors import PREEMPTED_EXIT, ConfigError, Preempted, SlimDistillError
+from slim_distill.common.resources import explain
 from slim_distill.common.threads import configure_threads
 
 __all__ = ["COMMANDS", "main"]
@@ -30,6 +31,7 @@ COMMANDS = {
     "list-vars": "list the variables of a student and a teacher side by side",
     "export": "write the student alone for Paddle Inference",
     "convert-weights": "turn a file of weights into another format",
+    "status": "show what a run is doing, or how it ended",
     "losses": "list the losses, or show one",
     "demo": "the whole way on drawn handwriting, in about ten minutes",
 }
@@ -48,10 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run(arguments)
         if sys.stdout is not None:  # None: closed by who started us
             sys.stdout.flush()
+    except Preempted as stopped:
+        print(f"{' '.join(['slim-distill', *arguments[:1]])}: {stopped}", file=sys.stderr)
+        return PREEMPTED_EXIT
     except (SlimDistillError, OSError, MemoryError) as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             return BROKEN_PIPE_EXIT
-        said = str(error) if isinstance(error, SlimDistillError) else system_error(error)
+        said = str(error) if isinstance(error, SlimDistillError) else explain(error)
         if "--debug" in arguments:
             traceback.print_exc()
         print(one_screen(f"{' '.join(['slim-distill', *arguments[:1]])}: error: {said}"), file=sys.stderr)
@@ -112,7 +117,7 @@ def _load_paddle() -> None:
         with contextlib.redirect_stderr(said):
             importlib.import_module("paddle")
     except OSError as error:
-        raise ConfigError(f"HOME: Paddle keeps a cache there and cannot be loaded: {system_error(error)}") from error
+        raise ConfigError(f"HOME: Paddle keeps a cache there and cannot be loaded: {explain(error)}") from error
     except BaseException:
         sys.stderr.write(said.getvalue())
         raise
@@ -120,7 +125,9 @@ def _load_paddle() -> None:
 
 def _start_logging(debug: bool) -> None:
     logger = logging.getLogger("slim_distill")
-    logger.setLevel(logging.DEBUG if debug else logging.INFO)
+    # Of several ranks one tells the story; what goes wrong, each tells.
+    usual = logging.INFO if os.environ.get("PADDLE_TRAINER_ID", "0") == "0" else logging.WARNING
+    logger.setLevel(logging.DEBUG if debug else usual)
     if not logger.handlers:
         handler = _ThroughProgressBar()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"))

@@ -1,8 +1,11 @@
 """slim-distill compare: recipes against a control without a teacher, over several seeds."""
 
 import argparse
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,10 +70,27 @@ def run(args: argparse.Namespace) -> int:
 def launch(command: str, config: Path) -> int:
     """Train in a process of its own, so that its memory is given back and its end is not ours."""
     arguments = [sys.executable, "-m", "slim_distill", command, "-c", str(config), "-r", "auto"]
-    code = subprocess.run(arguments, check=False).returncode  # nosec B603 # this interpreter, no shell
+    with subprocess.Popen(arguments) as process, _handled_by(process):  # nosec B603 # this interpreter, no shell
+        code = process.wait()
     if code == INTERRUPTED_EXIT:
         raise KeyboardInterrupt
     return code
+
+
+@contextmanager
+def _handled_by(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Leave signals to a process, which saves and ends; a terminal sends it Ctrl-C too, a scheduler perhaps nothing."""
+
+    def pass_on(number: int, _: object) -> None:
+        if number == signal.SIGTERM:
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _recipes(cfg: RunConfig, files: list[str]) -> dict[str, RunConfig]:

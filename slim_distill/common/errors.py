@@ -1,15 +1,21 @@
 """Errors that users see. Every message says what was asked, what was found, and what would be right."""
 
 __all__ = [
+    "PREEMPTED_EXIT",
     "ConfigError",
     "DataError",
     "GraphError",
     "LossError",
+    "Preempted",
     "SlimDistillError",
     "TrainingError",
     "VariableNotFoundError",
     "WeightsError",
 ]
+
+
+PREEMPTED_EXIT = 75
+"""Exit code of a run that was stopped by a signal and has saved: EX_TEMPFAIL of sysexits.h, "try again later"."""
 
 
 class SlimDistillError(Exception):
@@ -42,3 +48,7 @@ class TrainingError(SlimDistillError):
 
 class WeightsError(SlimDistillError):
     """A weights file is missing, damaged, hostile, or of another architecture."""
+
+
+class Preempted(SlimDistillError):
+    """Nothing went wrong: the run was asked to stop and has saved; commands end with `PREEMPTED_EXIT`."""

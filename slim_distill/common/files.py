@@ -3,7 +3,9 @@
 import fcntl
 import logging
 import os
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +13,26 @@ from pathlib import Path
 from typing import IO, Any
 
 from slim_distill.common.errors import SlimDistillError
+from slim_distill.common.resources import explain
 
-__all__ = ["atomic_folder", "atomic_write", "cache_folder", "file_lock", "make_writable", "recover_folder"]
+__all__ = [
+    "atomic_folder",
+    "atomic_write",
+    "cache_folder",
+    "clean_folder",
+    "file_lock",
+    "lock_held",
+    "make_folder",
+    "make_writable",
+    "recover_folder",
+    "remove_folder",
+]
 
 logger = logging.getLogger("slim_distill.files")
+
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}\.tmp")
+_PATIENCE_S = 2.0  # for a process that is just ending
+_ASIDE = re.compile(r"\.(.+)\.old")
 
 
 def cache_folder(cache_dir: str | Path | None = None) -> Path:
@@ -29,7 +47,7 @@ def cache_folder(cache_dir: str | Path | None = None) -> Path:
 
 @contextmanager
 def atomic_write(
-    path: str | Path, mode: str = "wb", *, error: type[SlimDistillError] = SlimDistillError
+    path: str | Path, mode: str = "wb", *, error: type[SlimDistillError] = SlimDistillError, sync: bool = True
 ) -> Iterator[IO[Any]]:
     """Write a file that is either complete or not there; what was at `path` before stays until the new one is on disk.
 
@@ -40,6 +58,7 @@ def atomic_write(
         path: the file to write; a symbolic link is followed, missing parent folders are made.
         mode: "wb", or "w" for UTF-8 text.
         error: the class raised for failures of the file system.
+        sync: wait until the disk has it; without, a power cut may leave the old file or an empty one.
 
     Raises:
         SlimDistillError (or `error`): the disk is full, the folder is read-only, ...; names path and cause.
@@ -47,7 +66,8 @@ def atomic_write(
     if mode not in ("w", "wb"):
         raise ValueError(f"atomic_write: mode {mode!r}; known: 'w', 'wb'")
     path = Path(os.path.realpath(path))
-    temporary = path.with_name(f".{path.name[:50]}.{uuid.uuid4().hex}.tmp")
+    temporary = _temporary(path)
+    left = "what was there before is unchanged"
     if path.exists() and not path.is_file():
         # Renaming over a device or a pipe would take it away from everybody.
         raise error(f"cannot write {path}: it is {'a folder' if path.is_dir() else 'not a regular file'}")
@@ -56,11 +76,14 @@ def atomic_write(
         with temporary.open(mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8") as handle:
             yield handle
             handle.flush()
-            os.fsync(handle.fileno())
+            if sync:
+                os.fsync(handle.fileno())
         temporary.replace(path)
-        _sync(path.parent)
+        left = "the new file is there, but a power cut may still undo it"
+        if sync:
+            _sync(path.parent)
     except OSError as cause:
-        raise error(f"cannot write {path}: {_reason(cause)}; what was there before is unchanged") from cause
+        raise error(f"cannot write {path}: {explain(cause)}; {left}") from cause
     finally:
         _discard(temporary)
 
@@ -78,23 +101,75 @@ def atomic_folder(path: str | Path, *, error: type[SlimDistillError] = SlimDisti
         SlimDistillError (or `error`): the disk is full, the parent is read-only, ...; names path and cause.
     """
     path = Path(os.path.abspath(path))
-    aside = _aside(path)
-    temporary = path.with_name(f".{path.name[:50]}.{uuid.uuid4().hex}.tmp")
+    aside, temporary = _aside(path), _temporary(path)
+    moved_in = False
     try:
         recover_folder(path)
-        temporary.mkdir(parents=True)
+        make_folder(path.parent)
+        temporary.mkdir()
         yield temporary
         _sync_tree(temporary)
         if path.exists():
             path.rename(aside)
         temporary.rename(path)
+        moved_in = True
         _sync(path.parent)
-        _discard(aside)
     except OSError as cause:
-        recover_folder(path)
-        raise error(f"cannot write folder {path}: {_reason(cause)}; what was there before is unchanged") from cause
+        _undo(path, temporary if moved_in else None)
+        raise error(f"cannot write folder {path}: {explain(cause)}; what was there before is unchanged") from cause
     finally:
         _discard(temporary)
+    _discard(aside)
+
+
+def _undo(path: Path, moved_from: Path | None) -> None:
+    """After a failure inside `atomic_folder`, put what was at `path` back; a disk that refuses this too is logged."""
+    try:
+        if moved_from is not None:
+            path.rename(moved_from)
+        recover_folder(path)
+    except OSError as cause:
+        logger.warning("cannot bring %s back yet: %s; the next start does", path, explain(cause))
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents, and see to it that they outlast a power cut.
+
+    Raises:
+        OSError: the file system refuses.
+    """
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    _sync(path.parent)
+
+
+def remove_folder(path: Path, *, error: type[SlimDistillError] = SlimDistillError) -> None:
+    """Remove a folder so that it is whole or gone at every moment; a crash leaves at most what `clean_folder` removes.
+
+    Raises:
+        SlimDistillError (or `error`): the file system refuses.
+    """
+    temporary = _temporary(path)
+    try:
+        path.rename(temporary)
+        shutil.rmtree(temporary)
+    except OSError as cause:
+        raise error(f"cannot remove {path}: {explain(cause)}") from cause
+
+
+def clean_folder(folder: Path) -> None:
+    """Clear what killed writes left directly inside a folder: bring old folders back, remove temporary ones.
+
+    Only one process may write to the folder.
+    """
+    for entry in sorted(folder.iterdir()):
+        aside = _ASIDE.fullmatch(entry.name)
+        if aside:
+            recover_folder(entry.with_name(aside[1]))
+        elif _TEMPORARY.fullmatch(entry.name):
+            _discard(entry)
 
 
 def recover_folder(path: str | Path) -> bool:
@@ -130,7 +205,7 @@ def make_writable(folder: str | Path, what: str, *, error: type[SlimDistillError
     folder = Path(folder)
     probe = folder / f".{uuid.uuid4().hex}.tmp"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as cause:
@@ -139,37 +214,61 @@ def make_writable(folder: str | Path, what: str, *, error: type[SlimDistillError
 
 
 @contextmanager
-def file_lock(path: str | Path, *, error: type[SlimDistillError] = SlimDistillError) -> Iterator[None]:
-    """Hold an exclusive lock on the file `path` (made if missing, never removed); waits while another process has it.
+def file_lock(path: str | Path, *, error: type[SlimDistillError] = SlimDistillError, busy: str = "") -> Iterator[None]:
+    """Hold an exclusive lock on the file `path` (made if missing, never removed).
 
+    While another process has it this waits; with `busy`, the message for that case, only a moment.
     The lock belongs to the open file, so a killed process releases it.
 
     Raises:
-        SlimDistillError (or `error`): the lock file cannot be made.
+        SlimDistillError (or `error`): the lock file cannot be made, or `busy`.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = path.open("ab")
     except OSError as cause:
-        raise error(f"cannot lock {path}: {_reason(cause)}") from cause
+        raise error(f"cannot lock {path}: {explain(cause)}") from cause
     with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("waiting for another process that holds %s", path)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        until = time.monotonic() + _PATIENCE_S
+        while not _locked(handle, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            if not busy:
+                logger.info("waiting for another process that holds %s", path)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+                break
+            if time.monotonic() > until:
+                raise error(busy)
+            time.sleep(0.05)
         yield
+
+
+def lock_held(path: Path) -> bool:
+    """Whether some process holds the lock on the file `path`.
+
+    Raises:
+        OSError: the file is there and cannot be read.
+    """
+    try:
+        with path.open("rb") as handle:
+            return not _locked(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+
+
+def _locked(handle: IO[bytes], how: int) -> bool:
+    try:
+        fcntl.flock(handle, how)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name[:50]}.{uuid.uuid4().hex}.tmp")
 
 
 def _aside(path: Path) -> Path:
     return path.with_name(f".{path.name}.old")
-
-
-def _reason(cause: OSError) -> str:
-    """Say what the system said, with the file it was about when that is known."""
-    reason = cause.strerror or str(cause) or type(cause).__name__
-    return f"{reason} ({cause.filename})" if cause.filename is not None else reason
 
 
 def _sync(folder: Path) -> None:
@@ -195,4 +294,4 @@ def _discard(path: Path) -> None:
         elif path.exists() or path.is_symlink():
             path.unlink(missing_ok=True)
     except OSError as cause:
-        logger.warning("cannot remove the leftover %s: %s", path, _reason(cause))
+        logger.warning("cannot remove the leftover %s: %s", path, explain(cause))

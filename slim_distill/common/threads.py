@@ -11,13 +11,13 @@ from pathlib import Path
 
 from slim_distill.common.errors import ConfigError
 
-__all__ = ["available_cores", "configure_threads", "cpu_model"]
+__all__ = ["THREAD_VARIABLES", "available_cores", "configure_threads", "cpu_model"]
 
 _CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
 _CGROUP_V1 = Path("/sys/fs/cgroup/cpu")
 _CPUINFO = Path("/proc/cpuinfo")
 # Paddle's wheel sets OMP_NUM_THREADS=1 when it is not set; its GEMM library needs its own variable besides.
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 # The GEMM library in Paddle's wheel (MKL 2019) uses its SSE code on every CPU whose vendor is not Intel, unless it is
 # told which code to use. 7 is AVX-512 (all five feature sets of Skylake-SP), 5 is AVX2. On a 2-core AMD EPYC this
 # makes sgemm 2.5 times faster a core. Newer versions of the library ignore the variable.
@@ -53,8 +53,8 @@ def cpu_model() -> str:
 def configure_threads(environ: MutableMapping[str, str] | None = None) -> str:
     """Choose threads, CPU code path and memory handling of Paddle's numeric libraries. Call before loading Paddle.
 
-    1. OMP_NUM_THREADS and MKL_NUM_THREADS become the number of cores this process may use; if the user set one of
-       them, the other follows it.
+    1. OMP_NUM_THREADS and MKL_NUM_THREADS become the number of cores this process may use, divided among the processes
+       that a launcher started on this machine; if the user set one of them, the other follows it.
     2. Freed memory is kept for the next step rather than given back to the system, which would have to clear it again
        page by page: 10 % of a merged YOLOv3 step; huge pages save another 5 %. The largest amount in use at once
        stays the same. Only with glibc, and not where the user tuned its malloc.
@@ -73,20 +73,24 @@ def configure_threads(environ: MutableMapping[str, str] | None = None) -> str:
             one without a word.
     """
     env = os.environ if environ is None else environ
-    for name in _THREAD_VARIABLES:
+    for name in THREAD_VARIABLES:
         # OpenMP takes a list too: a number for each level of nested loops.
         if re.fullmatch(r" *0*[1-9][0-9]{0,3} *(, *[0-9]+ *)*", env.get(name, "1")) is None:
             raise ConfigError(
                 f"{name}: must be a number of threads, 1 to 9999, found {env[name]!r:.40}; unset it to use every core"
             )
-    shown = ", ".join(f"{name}={env[name]}" for name in _THREAD_VARIABLES if name in env) or "no thread variable set"
+    shown = ", ".join(f"{name}={env[name]}" for name in THREAD_VARIABLES if name in env) or "no thread variable set"
     if "paddle" in sys.modules:
         return f"threads: Paddle was loaded before, so the settings stay as they are ({shown})"
-    cores = available_cores()
-    own = [env[name] for name in _THREAD_VARIABLES if name in env]
+    told = env.get("PADDLE_LOCAL_SIZE", "1")  # what a launcher says; a wrong one is reported when ranks connect
+    local = int(told) if told.isdigit() and int(told) else 1
+    cores = max(1, available_cores() // local)
+    # Paddle's launcher hands on the 1 that its own import has set; who wants that number sets both.
+    inherited = local > 1 and env.get("OMP_NUM_THREADS") == "1" and "MKL_NUM_THREADS" not in env
+    own = [env[name] for name in THREAD_VARIABLES if name in env and not inherited]
     done = []
-    for name in _THREAD_VARIABLES:
-        if name not in env:
+    for name in THREAD_VARIABLES:
+        if name not in env or inherited:
             env[name] = own[0] if own else str(cores)
             done.append(f"{name}={env[name]}")
     if "MKL_DEBUG_CPU_TYPE" not in env:

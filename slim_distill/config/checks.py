@@ -134,6 +134,7 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
         "loss": _GIVEN,
         "student": _GIVEN,
         "teacher": _GIVEN,
+        "source": _GIVEN,
         **{name: _at_least(0) for name in ("weight", "balance")},
     },
     schema.TeacherConfig: {
@@ -144,6 +145,12 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
     schema.CompileConfig: {
         "teacher": _one_of("auto", "off"),
         "placement": _one_of("auto", "stock", "onednn", "measure"),
+    },
+    schema.ParallelConfig: {
+        "accumulate": _at_least(1),
+        "bucket_mb": _at_least(0),
+        "timeout_s": _at_least(1),
+        "drift_every": _at_least(0),
     },
     schema.RunConfig: {"name": _NAME, "output_dir": _GIVEN, "device": _DEVICE, "seed": _between(0, 2**63 - 1)},
 }

@@ -39,7 +39,7 @@ class Form:
 FORMS: Mapping[type, Form] = {
     RampConfig: Form(names={"start": "from"}),
     TransformConfig: Form(rest="args"),
-    TermConfig: Form(rest="args", names={"source": "from"}, singles=("student", "teacher")),
+    TermConfig: Form(rest="args", names={"source": "from"}, singles=("student", "teacher", "source")),
 }
 
 

@@ -306,7 +306,8 @@ class TermScheduleConfig:
 class TermConfig:
     """One loss between named variables. `student` and `teacher` hold one name, or several where the loss takes several.
 
-    Teacher names are written without prefix; `from` in YAML (`source` here) is the prefix of the teacher meant.
+    Teacher names are written without prefix; `from` in YAML (`source` here) is the prefix of the teacher meant, or the
+    prefixes of several, each of which gives the named variables.
     `schedule` multiplies the weight by a factor that depends on the step. `balance` r, 0 for off, sets the weight at
     every step anew: the term's gradient on the shared parameters gets r times the norm of the task loss's.
     """
@@ -315,7 +316,7 @@ class TermConfig:
     student: tuple[str, ...]
     teacher: tuple[str, ...]
     weight: float = 1.0
-    source: str = "teacher_"
+    source: tuple[str, ...] = ("teacher_",)
     args: Mapping[str, Any] = field(default_factory=dict)
     schedule: TermScheduleConfig | None = None
     balance: float = 0.0
@@ -347,6 +348,25 @@ class CompileConfig:
 
 
 @dataclass(frozen=True)
+class ParallelConfig:
+    """Training on several devices, and batches larger than fit on one; docs/scaling.md.
+
+    Attributes:
+        accumulate: so many batches of `data.train.batch_size` a device make one step: the update is that of one batch
+            of all of them. All that is counted in steps counts updates.
+        bucket_mb: gradients are exchanged in buckets of this size in MiB; 0 for each by itself.
+        timeout_s: a process that dies, hangs or says nothing for so many seconds stops all others. Must be longer
+            than the slowest step.
+        drift_every: compare parameters and optimizer state of all processes every so many steps; 0 for never.
+    """
+
+    accumulate: int = 1
+    bucket_mb: float = 16.0
+    timeout_s: float = 60.0
+    drift_every: int = 500
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything one run needs to know.
 
@@ -365,6 +385,7 @@ class RunConfig:
     eval: EvalConfig = EvalConfig()
     distill: DistillConfig = DistillConfig()
     compile: CompileConfig = CompileConfig()
+    parallel: ParallelConfig = ParallelConfig()
     weights: str = ""
     output_dir: str = "output"
     device: str = "auto"

@@ -5,35 +5,52 @@ second import of the user's script, no Paddle. It is given a pickled BatchMaker 
 
 Arrays come back without a copy: the worker stacks a batch right into an anonymous file in memory and passes its
 descriptor through the socket; the parent maps it. No name exists, so nothing is left behind, whoever dies how.
-The socket is also the leash: the worker builds a batch only for a credit byte, and ends when the parent's side closes.
+The socket is also the leash: the worker builds a batch only for a credit byte, and ends when the parent's side closes,
+at once and whatever it is doing.
+
+A worker that is killed is replaced: a batch is a function of its number, so the next worker builds the same one.
 """
 
 import contextlib
+import errno
+import logging
 import math
 import mmap
 import os
 import pickle
+import select
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import tempfile
+import threading
+from collections import Counter
 from typing import Any
 
 import cv2
 import numpy as np
 
 from slim_distill.common.errors import DataError, SlimDistillError
+from slim_distill.common.resources import explain
 from slim_distill.data.batches import BatchMaker, stack
 
 __all__ = ["WorkerPool", "main", "supported"]
+
+_log = logging.getLogger("slim_distill.data")
 
 Batch = dict[str, np.ndarray]
 
 _AHEAD = 2  # batches a worker may have built that nobody has asked for yet
 _ALIGN = 64  # bytes; where arrays begin in the shared file
 _CLOSE_TIMEOUT_S = 5.0
+_MOST_DEATHS = 3  # over one sample, or one batch
+_WHY = {
+    "SIGKILL": "; the system kills so when memory runs out: lower data.train.workers or batch_size",
+    "SIGBUS": "; shared memory or a disk is full: lower data.train.workers or batch_size",
+    "SIGSEGV": "; a file can crash its decoder: look at this one, or remove it",
+}
 _HEADER = struct.Struct("<Q")
 
 
@@ -51,16 +68,24 @@ class WorkerPool:
     def __init__(self, maker: BatchMaker, workers: int, start: int, stop: int | None) -> None:
         self._maker = maker
         self._number = start
-        self._start = start
+        self._start, self._stop, self._count = start, stop, workers
         self._workers: list[_Worker] = []
-        code = pickle.dumps(maker, protocol=pickle.HIGHEST_PROTOCOL)
+        self._deaths: Counter[str] = Counter()
+        self._code = pickle.dumps(maker, protocol=pickle.HIGHEST_PROTOCOL)
         try:
-            for offset in range(workers):
-                self._workers.append(_Worker())
-                self._workers[-1].send((code, start + offset, workers, stop))
+            self._workers += [self._worker(start + offset) for offset in range(workers)]
         except BaseException:
             self.close()
             raise
+
+    def _worker(self, first: int) -> "_Worker":
+        """A worker that builds batch `first` and every `count`-th after it."""
+        try:
+            worker = _Worker()
+        except OSError as error:
+            raise DataError(f"a worker process of the loader cannot be started: {explain(error)}") from error
+        worker.send((self._code, first, self._count, self._stop))
+        return worker
 
     def __enter__(self) -> "WorkerPool":
         return self
@@ -71,18 +96,25 @@ class WorkerPool:
     def next(self) -> tuple[Batch | None, dict[str, str]]:
         """Return the next batch, None when none of its images was readable, and file -> reason of unreadable images.
 
+        A worker that was killed is replaced, with a warning that says what it was reading.
+
         Raises:
-            DataError: the worker died or could not build the batch.
+            DataError: the batch could not be built, or its workers died again and again.
         """
         if not self._workers:
             raise DataError(f"{self._maker.dataset.source}: the loader was closed; ask it for a new iterator")
-        worker = self._workers[(self._number - self._start) % len(self._workers)]
+        place = (self._number - self._start) % len(self._workers)
         at: int | None = None
         while True:
+            worker = self._workers[place]
             try:
                 kind, *rest = worker.receive()
             except (EOFError, ConnectionError) as error:
-                raise self._death(worker, at) from error
+                self._mourn(worker, at, error)
+                worker.close()
+                self._workers[place] = self._worker(self._number)
+                at = None
+                continue
             if kind == "error":
                 raise DataError(rest[0])
             if kind == "batch":
@@ -97,15 +129,30 @@ class WorkerPool:
             worker.close()
         self._workers = []
 
-    def _death(self, worker: "_Worker", at: int | None) -> DataError:
-        where = "while it started"
+    def _mourn(self, worker: "_Worker", at: int | None, error: Exception) -> None:
+        """Say that a worker died, and over what.
+
+        Raises:
+            DataError: it ended by itself, or too many died over this sample or batch.
+        """
+        where = f"while it prepared batch {self._number}" if worker.spoke else "while it started"
         if at is not None:
             where = f"while it prepared {self._maker.dataset.records[at]['im_file']} (batch {self._number})"
-        return DataError(
-            f"{self._maker.dataset.source}: a worker process of the loader (pid {worker.pid}) died with "
-            f"{worker.exit_status()} {where}; what it said is above; workers=0 builds batches in this process, where "
-            "the fault can be seen"
-        )
+        status, killed = worker.exit_status()
+        source = self._maker.dataset.source
+        what = f"{source}: a worker process of the loader (pid {worker.pid}) died with {status} {where}"
+        why = next((text for name, text in _WHY.items() if status.endswith(name)), "")
+        keys = {f"batch {self._number}", *([] if at is None else [f"sample {at}"])}
+        self._deaths.update(keys)
+        most = max(self._deaths[key] for key in keys)
+        if killed and most < _MOST_DEATHS:
+            _log.warning("%s%s. Another one builds the same batch", what, why)
+            return
+        often = f"; {most} have died over this" if most > 1 else ""
+        raise DataError(
+            f"{what}{often}{why}; what it said is above; workers=0 builds batches in this process, where the fault "
+            "can be seen"
+        ) from error
 
 
 class _Worker:
@@ -123,6 +170,7 @@ class _Worker:
                 env={**os.environ, **one_thread, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1"},
             )
         self.pid = self._process.pid
+        self.spoke = False
 
     def send(self, message: object) -> None:
         with contextlib.suppress(ConnectionError):  # it died at once: receive() will say so
@@ -136,40 +184,49 @@ class _Worker:
 
     def receive(self) -> tuple[Any, ...]:
         message, descriptor = _receive(self._socket)
-        if message[0] != "batch" or descriptor is None:
+        self.spoke = True
+        if message[0] != "batch" or message[1] is None:
             return message
         _, layout, size, skipped = message
-        try:
-            memory = mmap.mmap(descriptor, size)
-        finally:
-            os.close(descriptor)
+        memory = _map(descriptor, size)
         arrays = {
             name: np.frombuffer(memory, dtype, math.prod(shape), offset).reshape(shape)
             for name, (shape, dtype, offset) in layout.items()
         }
         return "batch", arrays, skipped
 
-    def exit_status(self) -> str:
+    def exit_status(self) -> tuple[str, bool]:
+        """How the process ended, in words, and whether something else ended it."""
         try:
             code = self._process.wait(_CLOSE_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            return "its socket closed, though it still runs,"
-        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            return "its socket closed, though it still runs,", False
+        return (f"signal {signal.Signals(-code).name}", True) if code < 0 else (f"exit code {code}", False)
 
     def close(self) -> None:
         self._socket.close()
-        self._process.terminate()
-        try:
-            self._process.wait(_CLOSE_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._process.kill()  # it has nothing to save
+        self._process.wait()
+
+
+def _map(descriptor: int | None, size: int) -> mmap.mmap:
+    """Map the memory behind a received descriptor, and close that; a process that may open no more gets none."""
+    if descriptor is None:
+        raise DataError(f"a batch could not be received: {explain(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))}")
+    try:
+        return mmap.mmap(descriptor, size)
+    except OSError as error:
+        raise DataError(f"a batch of {size} bytes could not be mapped: {explain(error)}") from error
+    finally:
+        os.close(descriptor)
 
 
 def main(descriptor: int) -> None:
     """Serve the parent at the other end of socket `descriptor`: the body of a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it will close the socket
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the parent's to handle; it will close the socket
     cv2.setNumThreads(1)
+    threading.Thread(target=_end_with, args=(descriptor,), daemon=True).start()
     with socket.socket(fileno=descriptor) as channel, contextlib.suppress(ConnectionError, EOFError):
         (code, number, step, stop), _ = _receive(channel)
         try:
@@ -181,8 +238,20 @@ def main(descriptor: int) -> None:
                 number += step
         except SlimDistillError as error:
             _send(channel, ("error", str(error)))
+        except (ConnectionError, EOFError):
+            raise
+        except (OSError, MemoryError) as error:
+            _send(channel, ("error", f"batch {number} cannot be built: {explain(error)}"))
         while channel.recv(64):  # stay until the parent has read everything and closes
             pass
+
+
+def _end_with(descriptor: int) -> None:
+    """End this process when the other side of a socket closes, even in the middle of a batch that never ends."""
+    poll = select.poll()
+    poll.register(descriptor, 0)  # only the end is waited for
+    poll.poll()
+    os._exit(0)
 
 
 def _send_batch(channel: socket.socket, maker: BatchMaker, number: int) -> None:
@@ -196,7 +265,7 @@ def _send_batch(channel: socket.socket, maker: BatchMaker, number: int) -> None:
         layout[name] = ((len(arrays), *arrays[0].shape), arrays[0].dtype.str, size)
         size += -(-len(arrays) * arrays[0].nbytes // _ALIGN) * _ALIGN
     with _anonymous_file() as file:
-        file.truncate(size)
+        _reserve(file, size)
         with mmap.mmap(file.fileno(), size) as memory:
             places = iter(layout.values())
 
@@ -205,6 +274,14 @@ def _send_batch(channel: socket.socket, maker: BatchMaker, number: int) -> None:
 
             stack(lists, allocate)
         _send(channel, ("batch", layout, size, built.skipped), file.fileno())
+
+
+def _reserve(file: Any, size: int) -> None:
+    """Make room now, where a lack of it is an error; later it would end the process by a signal."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+    else:
+        file.truncate(size)
 
 
 def _anonymous_file() -> Any:

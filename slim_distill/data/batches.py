@@ -10,7 +10,7 @@ from slim_distill.data.dataset import Dataset
 from slim_distill.data.image import ImageError
 from slim_distill.data.transforms import BatchTransform, PadBox, Sample, SampleTransform
 
-__all__ = ["EVAL_FIELDS", "TRAIN_FIELDS", "BatchMaker", "Built", "stack"]
+__all__ = ["EVAL_FIELDS", "TRAIN_FIELDS", "WHOLE", "BatchMaker", "Built", "Split", "stack"]
 
 TRAIN_FIELDS = ("image", "gt_bbox", "gt_class", "gt_score")
 EVAL_FIELDS = ("image", "im_size", "im_id", "gt_bbox", "gt_class", "is_difficult")
@@ -30,11 +30,31 @@ class Built:
     skipped: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Split:
+    """What one of several processes builds, and in how many pieces.
+
+    A training batch of all has `ranks * pieces` parts of `batch_size` samples; they follow each other in the one
+    order of the data set. Number n of a process is its piece n % pieces of batch n // pieces. In evaluation a process
+    builds every `ranks`-th batch, whole: number n is batch n * ranks + rank.
+    """
+
+    rank: int = 0
+    ranks: int = 1
+    pieces: int = 1
+
+
+WHOLE = Split()
+"""All of it, at once."""
+
+
 class BatchMaker:
     """Builds batch k of a data set. It can be pickled, and every copy builds the same batches.
 
     The order of epoch e is a permutation drawn from (seed, e); sample i of epoch e is augmented from (seed, e, i);
-    the steps of batch k from (seed, k). So nothing depends on which batches were built before, or by whom.
+    the steps of batch k from (seed, k), or (seed, k, its position) where they take one sample. So nothing depends on
+    which batches were built before, or by whom, nor on how a batch is split: all parts together hold what the whole
+    would hold. Only PadBatch, which looks at the sizes of all images, looks at those of one part.
 
     While training, an unreadable image is replaced by the next readable one of the data set, and objects marked as
     crowds are left out; in evaluation an unreadable image is left out of its batch, and random order is the same in
@@ -53,6 +73,7 @@ class BatchMaker:
         seed: int = 0,
         train: bool = True,
         mixup_epochs: int = -1,
+        split: Split = WHOLE,
     ) -> None:
         self.dataset = dataset
         self.transforms = tuple(transforms)
@@ -63,24 +84,55 @@ class BatchMaker:
         self.seed = seed
         self.train = train
         self.mixup_epochs = mixup_epochs
+        self.split = split
+        self.parts = split.ranks * split.pieces if train else 1
         self._order: tuple[int, np.ndarray] | None = None
-        count = len(dataset) / batch_size
+        count = len(dataset) / (batch_size * self.parts)
         self.per_epoch = int(count) if drop_last else int(np.ceil(count))
         if self.per_epoch == 0:
+            shown = f"{batch_size}" if self.parts == 1 else f"{self.parts} times {batch_size}"
             raise DataError(
-                f"{dataset.source}: {len(dataset)} images are less than one batch of {batch_size}, and drop_last "
+                f"{dataset.source}: {len(dataset)} images are less than one batch of {shown}, and drop_last "
                 "leaves incomplete batches out; choose a smaller batch_size or drop_last: false"
             )
 
+    def __len__(self) -> int:
+        """Return the number of steps of an epoch while training, else of the batches that this process builds."""
+        return self.per_epoch if self.train else len(range(self.split.rank, self.per_epoch, self.split.ranks))
+
     def indices(self, number: int) -> list[int]:
-        """Return the positions in `dataset.records` that batch `number` is made of."""
-        epoch, position = divmod(number, self.per_epoch)
+        """Return the positions in `dataset.records` that batch `number` is made of.
+
+        Where a last batch has fewer samples than parts, an empty part holds the last sample once more: see `weight`.
+        """
+        whole, first, end = self._place(number)
+        return [int(i) for i in (whole[first:end] if end > first else whole[-1:])]
+
+    def weight(self, number: int) -> float:
+        """Return which share of the samples of the whole batch is in part `number`: 1 where it is not split."""
+        whole, first, end = self._place(number)
+        return (end - first) / len(whole)
+
+    def _batch(self, number: int) -> tuple[int, int]:
+        """Return the whole batch that `number` belongs to, and which part of it that is."""
+        split = self.split
+        if not self.train:
+            return number * split.ranks + split.rank, 0
+        batch, piece = divmod(number, split.pieces)
+        return batch, split.rank * split.pieces + piece
+
+    def _place(self, number: int) -> tuple[np.ndarray, int, int]:
+        """Return the positions in the data set of a whole batch, and where in them part `number` begins and ends."""
+        batch, part = self._batch(number)
+        epoch, position = divmod(batch, self.per_epoch)
         if self._order is None or self._order[0] != epoch:
             count = len(self.dataset)
             order = self._rng(_ORDER, epoch).permutation(count) if self.shuffle else np.arange(count)
             self._order = (epoch, order)
-        start = position * self.batch_size
-        return [int(i) for i in self._order[1][start : start + self.batch_size]]
+        size = self.batch_size * self.parts
+        whole = self._order[1][position * size : (position + 1) * size]
+        first, end = (k * len(whole) // self.parts for k in (part, part + 1))
+        return whole, first, end
 
     def build(self, number: int, started: Callable[[int], None] | None = None) -> Built:
         """Build batch `number`; `started(i)` is called before the sample at position i is read.
@@ -88,7 +140,8 @@ class BatchMaker:
         Raises:
             DataError: a transform failed, or no image at all can be read.
         """
-        epoch = number // self.per_epoch if self.train else 0
+        batch, _ = self._batch(number)
+        epoch = batch // self.per_epoch if self.train else 0
         samples: list[Sample] = []
         skipped: dict[str, str] = {}
         for index in self.indices(number):
@@ -97,13 +150,15 @@ class BatchMaker:
             sample = self._sample(epoch, index, skipped)
             if sample is not None:
                 samples.append(sample)
-        rng = self._rng(_BATCH, number)
+        _, first, _ = self._place(number)
+        rng = self._rng(_BATCH, batch)
+        each = [self._rng(_BATCH, batch, first + i) for i in range(len(samples))]
         for step in self.batch_transforms if samples else ():
             try:
                 if isinstance(step, BatchTransform):
                     samples = step(samples, rng)
                 else:
-                    samples = [step(sample, rng) for sample in samples]
+                    samples = [step(sample, own) for sample, own in zip(samples, each, strict=True)]
             except SlimDistillError:
                 raise
             except Exception as error:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from slim_distill.common.errors import ConfigError, DataError
 from slim_distill.common.names import pick
 from slim_distill.config.schema import DatasetConfig, ReaderConfig, TransformConfig
+from slim_distill.data.batches import WHOLE, Split
 from slim_distill.data.coco import load_coco
 from slim_distill.data.dataset import Dataset
 from slim_distill.data.images import load_images
@@ -37,7 +38,13 @@ def build_dataset(cfg: DatasetConfig, *, path: str = "dataset") -> Dataset:
 
 
 def build_loader(
-    reader: ReaderConfig, *, seed: int, train: bool, workers: int | None = None, path: str = "reader"
+    reader: ReaderConfig,
+    *,
+    seed: int,
+    train: bool,
+    workers: int | None = None,
+    path: str = "reader",
+    split: Split = WHOLE,
 ) -> Loader:
     """Build the loader that `reader` describes.
 
@@ -47,6 +54,7 @@ def build_loader(
         train: endless batches, or one pass.
         workers: processes instead of `reader.workers`.
         path: place of `reader` in the configuration, for messages.
+        split: which part of every batch is wanted.
 
     Raises:
         ConfigError: unknown transform or argument; targets made for another number of classes than the data set has.
@@ -74,6 +82,7 @@ def build_loader(
         train=train,
         workers=reader.workers if workers is None else workers,
         mixup_epochs=reader.mixup_epochs,
+        split=split,
     )
 
 

@@ -1,5 +1,6 @@
 """Reading and resizing images: uint8 RGB arrays [H, W, 3]."""
 
+import errno
 import struct
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import cv2
 import numpy as np
 
 from slim_distill.common.errors import DataError
+from slim_distill.common.resources import explain
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -19,6 +21,7 @@ __all__ = [
     "resize",
 ]
 
+_NOT_THE_FILE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 MAX_SIDE_PX = 1 << 20
 """Longest side of an image that an annotation may state."""
@@ -51,10 +54,13 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         ImageError: the file is missing, empty, truncated or not an image. OpenCV itself fills the missing part of a
             truncated JPEG with grey and says nothing, which would train on garbage.
+        DataError: nothing is wrong with the file, but memory or open files have run out.
     """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
+        if error.errno in _NOT_THE_FILE:
+            raise DataError(f"{path}: {explain(error)}") from error
         raise ImageError(str(path), error.strerror or str(error)) from error
     if not data:
         raise ImageError(str(path), "the file is empty")
@@ -68,6 +74,8 @@ def read_image(path: str | Path) -> np.ndarray:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise DataError(f"{path}: {explain(MemoryError(error.err))}") from error
         raise ImageError(str(path), f"the image cannot be decoded: {error.err}") from error
     if image is None:
         raise ImageError(str(path), f"not an image that OpenCV can decode; it begins with {data[:8]!r}")

@@ -8,7 +8,7 @@ import numpy as np
 
 from slim_distill.common.errors import ConfigError
 from slim_distill.data._workers import WorkerPool, supported
-from slim_distill.data.batches import BatchMaker, stack
+from slim_distill.data.batches import WHOLE, BatchMaker, Split, stack
 from slim_distill.data.dataset import Dataset, check_share
 from slim_distill.data.transforms import BatchTransform, SampleTransform
 
@@ -34,6 +34,7 @@ class Loader:
         train: `batches` never ends, and unreadable images are replaced; or else one pass that leaves them out.
         workers: processes that build batches ahead; 0 builds them when asked, in this process.
         mixup_epochs: give samples a partner for MixupImage during the first so many epochs.
+        split: which part of every batch this loader gives, where several processes share them or one takes several.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Loader:
         train: bool = True,
         workers: int = 0,
         mixup_epochs: int = -1,
+        split: Split = WHOLE,
     ) -> None:
         if batch_size < 1 or workers < 0 or seed < 0:
             raise ConfigError(
@@ -65,6 +67,7 @@ class Loader:
             seed=seed,
             train=train,
             mixup_epochs=mixup_epochs,
+            split=split,
         )
         self.train = train
         self.workers = workers
@@ -75,8 +78,8 @@ class Loader:
             self.workers = 0
 
     def __len__(self) -> int:
-        """Return the number of batches of an epoch."""
-        return self.maker.per_epoch
+        """Return the number of batches of an epoch: steps while training, else those of this process."""
+        return len(self.maker)
 
     def batches(self, start: int = 0) -> Generator[dict[str, np.ndarray], None, None]:
         """Yield the batches from number `start` on: without end while training, to the end of the pass otherwise.
@@ -84,8 +87,8 @@ class Loader:
         Starting costs the same wherever it is. Worker processes end with the iterator.
 
         Raises:
-            DataError: more images than the data set's `max_bad_share` cannot be read, a transform failed, or a worker
-                died; the message names the file.
+            DataError: more images than the data set's `max_bad_share` cannot be read, a transform failed, or workers
+                died over one sample again and again; the message names the file.
         """
         stop = None if self.train else len(self)
         built = self._inline(start, stop) if not self.workers else self._from_workers(start, stop)

@@ -3,7 +3,7 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,10 +13,12 @@ from slim_distill.common.errors import ConfigError, TrainingError, VariableNotFo
 from slim_distill.common.names import first_few
 from slim_distill.common.weights import match_weights, read_weights
 from slim_distill.config.schema import RunConfig, TeacherConfig
+from slim_distill.data.batches import Split
 from slim_distill.data.build import build_loader
 from slim_distill.data.labels import read_labels
 from slim_distill.data.loader import Loader
-from slim_distill.engine.evaluate import Evaluation, detect, renumber, score
+from slim_distill.engine.distributed import ALONE, Ranks
+from slim_distill.engine.evaluate import Evaluation, detect, renumber, score, score_together
 from slim_distill.engine.session import Session
 from slim_distill.graph import (
     Freeze,
@@ -282,21 +284,43 @@ def build_detector(cfg: RunConfig, values: Mapping[str, np.ndarray]) -> Detector
     return Detector(session, program)
 
 
-def build_eval_loader(cfg: RunConfig) -> Loader:
-    """The evaluation data of a run, checked against its class count."""
-    loader = build_loader(cfg.data.eval, seed=cfg.seed, train=False, path="data.eval")
+def build_eval_loader(cfg: RunConfig, ranks: Ranks = ALONE) -> Loader:
+    """The evaluation data of a run, checked against its class count; of several ranks each gets some batches."""
+    split = Split(ranks.rank, ranks.count)
+    loader = build_loader(cfg.data.eval, seed=cfg.seed, train=False, path="data.eval", split=split)
     check_classes(cfg, loader, "data.eval")
     return loader
 
 
 def evaluate(
-    cfg: RunConfig, values: Mapping[str, np.ndarray], loader: Loader, index: Sequence[int] | None = None
+    cfg: RunConfig,
+    values: Mapping[str, np.ndarray],
+    loader: Loader,
+    index: Sequence[int] | None = None,
+    ranks: Ranks = ALONE,
+    before_batch: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Score a model with the given parameters on a data set; `index` has the model's number of each of its classes."""
+    """Score a model with the given parameters on a data set.
+
+    Args:
+        cfg: the model's run.
+        values: its parameters.
+        loader: the data set; of several ranks each has a part.
+        index: the model's number of each of the data set's classes, where they differ.
+        ranks: who evaluates together; all get the same result.
+        before_batch: may raise to give up in between.
+    """
+
+    def watched() -> Iterator[dict[str, np.ndarray]]:
+        for batch in loader.batches():
+            before_batch()
+            yield batch
+
     detector = build_detector(cfg, values)
-    found = detect(detector.session, detector.program, loader.batches())
+    found = detect(detector.session, detector.program, watched())
     found = found if index is None else renumber(found, index)
-    return score(found, loader.dataset.records, loader.dataset.classes, cfg.eval)
+    records, classes = loader.dataset.records, loader.dataset.classes
+    return score_together(found, ranks, records, lambda every: score(every, records, classes, cfg.eval))
 
 
 def check_classes(cfg: RunConfig, loader: Loader, where: str) -> None:
@@ -309,7 +333,7 @@ def check_classes(cfg: RunConfig, loader: Loader, where: str) -> None:
         )
 
 
-def check_teacher(cfg: RunConfig, prefix: str, teacher: Teacher, loader: Loader) -> Evaluation:
+def check_teacher(cfg: RunConfig, prefix: str, teacher: Teacher, loader: Loader, ranks: Ranks = ALONE) -> Evaluation:
     """Evaluate a teacher on the student's data and refuse one that has nothing to teach.
 
     Raises:
@@ -318,7 +342,7 @@ def check_teacher(cfg: RunConfig, prefix: str, teacher: Teacher, loader: Loader)
     """
     index = class_index(cfg, prefix, teacher)
     # The teacher judges the student's data, by the student's metric.
-    result = evaluate(replace(teacher.cfg, eval=cfg.eval, device=cfg.device), teacher.values, loader, index)
+    result = evaluate(replace(teacher.cfg, eval=cfg.eval, device=cfg.device), teacher.values, loader, index, ranks)
     log.info("teacher %s on the evaluation data: %s", prefix, result)
     if result.metric < cfg.distill.min_teacher_metric and not cfg.distill.force:
         raise TrainingError(

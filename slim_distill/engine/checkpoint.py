@@ -1,9 +1,6 @@
 """Checkpoints: folders of safetensors with a manifest, complete or absent."""
 
-import hashlib
-import json
 import logging
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +12,23 @@ from safetensors.numpy import load_file, save_file
 
 import slim_distill
 from slim_distill.common.errors import WeightsError
-from slim_distill.common.files import atomic_folder
+from slim_distill.common.files import atomic_folder, remove_folder
+from slim_distill.common.manifest import MANIFEST, check_listed, manifest_text, read_manifest
 
-__all__ = ["Checkpoint", "latest_checkpoint", "load_checkpoint", "remove_old", "save_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "latest_checkpoint",
+    "load_checkpoint",
+    "newest_sound",
+    "numbered",
+    "remove_old",
+    "save_checkpoint",
+]
 
 log = logging.getLogger(__name__)
 
-MODEL, STATE, CONFIG, MANIFEST = "model.safetensors", "state.safetensors", "config.yml", "manifest.json"
-FORMAT = 1
+MODEL, STATE, CONFIG = "model.safetensors", "state.safetensors", "config.yml"
+FORMAT, OLDEST_FORMAT = 2, 1
 
 
 @dataclass(frozen=True)
@@ -53,27 +59,13 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, config_text: str) -> N
         if checkpoint.state:
             _save(partial / STATE, checkpoint.state)
         (partial / CONFIG).write_text(config_text, encoding="utf-8")
-        files = {path.name: _fingerprint(path) for path in sorted(partial.iterdir())}
-        manifest = {
-            "format": FORMAT,
-            "step": checkpoint.step,
-            "slim_distill": slim_distill.__version__,
-            "files": files,
-            **checkpoint.facts,
-        }
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        entries = {"format": FORMAT, "step": checkpoint.step, "slim_distill": slim_distill.__version__}
+        text = manifest_text({**entries, **checkpoint.facts}, sorted(partial.iterdir()))
+        (partial / MANIFEST).write_text(text, encoding="utf-8")
 
 
 def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
-
-
-def _fingerprint(path: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return {"size": path.stat().st_size, "sha256": digest.hexdigest()}
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -83,23 +75,19 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         WeightsError: it is no checkpoint, or a file is missing or damaged; the message names it.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        files, step = dict(manifest["files"]), int(manifest["step"])
-    except FileNotFoundError as error:
+        manifest = read_manifest(folder)
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise WeightsError(f"{folder} is no checkpoint: it has no {MANIFEST}") from error
-    except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
-        raise WeightsError(f"{folder / MANIFEST} cannot be read ({error}); use an earlier checkpoint") from error
-    if manifest.get("format") != FORMAT:
-        raise WeightsError(f"{folder} has format {manifest.get('format')!r}; this version reads format {FORMAT}")
-    for name, expected in files.items():
-        path = folder / Path(name).name
-        if not path.is_file():
-            raise WeightsError(f"{folder}: {name} is missing; use an earlier checkpoint")
-        if _fingerprint(path) != expected:
-            raise WeightsError(f"{path} is damaged: its size or checksum is not the manifest's; use an earlier one")
-    facts = {key: value for key, value in manifest.items() if key not in ("format", "files", "step")}
+    found, files, step = manifest.pop("format", None), manifest.pop("files"), manifest.pop("step", None)
+    if not isinstance(found, int) or not OLDEST_FORMAT <= found <= FORMAT:
+        raise WeightsError(f"{folder} has format {found!r}; this version reads formats {OLDEST_FORMAT} to {FORMAT}")
+    if not isinstance(step, int) or MODEL not in files:
+        raise WeightsError(
+            f"{folder / MANIFEST} cannot be read (it has no step or no model); use an earlier checkpoint"
+        )
+    check_listed(folder, files, files)
     state = _load(folder / STATE) if STATE in files else {}
-    return Checkpoint(model=_load(folder / MODEL), state=state, step=step, facts=facts)
+    return Checkpoint(model=_load(folder / MODEL), state=state, step=step, facts=manifest)
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
@@ -117,19 +105,27 @@ def numbered(run_folder: Path) -> list[Path]:
     return sorted(folders, key=lambda p: int(p.name), reverse=True)
 
 
-def latest_checkpoint(run_folder: Path) -> Path | None:
+def newest_sound(run_folder: Path) -> tuple[Path, Checkpoint] | None:
     """The newest sound checkpoint of a run, or None; damaged ones are named in the log and passed over."""
     for folder in numbered(run_folder):
         try:
-            load_checkpoint(folder)
+            return folder, load_checkpoint(folder)
         except WeightsError as error:
             log.warning("passing over a checkpoint: %s", error)
-            continue
-        return folder
     return None
 
 
+def latest_checkpoint(run_folder: Path) -> Path | None:
+    """The folder of the newest sound checkpoint of a run, or None."""
+    found = newest_sound(run_folder)
+    return None if found is None else found[0]
+
+
 def remove_old(run_folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` numbered checkpoints of a run; call it only after a new one is complete."""
+    """Remove all but the newest `keep` numbered checkpoints of a run; call it only after a new one is complete.
+
+    Raises:
+        WeightsError: one cannot be removed; it is then whole, or gone under its name.
+    """
     for folder in numbered(run_folder)[max(keep, 1) :]:
-        shutil.rmtree(folder)
+        remove_folder(folder, error=WeightsError)

@@ -81,7 +81,9 @@ def training_step(
         student, teachers, terms, cfg, on_cpu=on_cpu, size_px=size_px, batch=batch, report=report
     )
     averages = {prefix: teacher.ema for prefix, teacher in teachers.items() if teacher.ema is not None}
-    return build_training(build.cut_to_losses(merged, terms, report=report), terms, cfg.optimizer, averages=averages)
+    cut = build.cut_to_losses(merged, terms, report=report)
+    for_cpu = on_cpu and cfg.compile.placement != "stock"
+    return build_training(cut, terms, cfg.optimizer, averages=averages, for_cpu=for_cpu)
 
 
 def initial_values(program: NamedProgram) -> NamedProgram:

@@ -1,18 +1,21 @@
 """Detections of a program over a data set, and their score."""
 
+import io
+import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from slim_distill.config.schema import EvalConfig
+from slim_distill.engine.distributed import Ranks
 from slim_distill.engine.session import Session
 from slim_distill.graph import NamedProgram
 from slim_distill.metrics import coco_ap, coco_from_records, voc_ap
 
-__all__ = ["Detections", "Evaluation", "detect", "renumber", "score"]
+__all__ = ["Detections", "Evaluation", "detect", "renumber", "score", "score_together"]
 
 Record = Mapping[str, Any]
 
@@ -90,6 +93,49 @@ def score(detections: Detections, records: Sequence[Record], classes: Sequence[s
     per_class = {name: c.ap for name, c in zip(classes, result.per_class, strict=True) if c.ap is not None}
     name = f"mAP@{cfg.iou_threshold:.2f} ({cfg.map_type})"
     return Evaluation(result.map, name, per_class, {"mAP": result.map}, detections.ms_per_image)
+
+
+def score_together(
+    found: Detections, ranks: Ranks, records: Sequence[Record], judge: Callable[[Detections], Evaluation]
+) -> Evaluation:
+    """The score of all ranks' detections, the same in every rank.
+
+    Args:
+        found: this rank's detections.
+        ranks: who else has some.
+        records: those of the whole data set, whose order the detections take.
+        judge: scores all of them; called in rank 0.
+    """
+    if ranks.count == 1:
+        return judge(found)
+
+    def decide(handed_in: Sequence[bytes]) -> bytes:
+        parts = [_unpack(data) for data in handed_in]
+        by_image = {im_id: rows for part in parts for im_id, rows in part.by_image.items()}
+        order = [record["im_id_number"] for record in _numbered(records)]
+        times = [part.ms_per_image for part in parts if np.isfinite(part.ms_per_image)]
+        joined = {im_id: by_image[im_id] for im_id in order if im_id in by_image}
+        return json.dumps(asdict(judge(Detections(joined, float(np.mean(times)))))).encode()
+
+    return Evaluation(**json.loads(ranks.settle(_pack(found), decide)))
+
+
+def _pack(found: Detections) -> bytes:
+    file = io.BytesIO()
+    np.savez(
+        file,
+        ids=np.asarray(list(found.by_image), "int64"),
+        counts=np.asarray([len(rows) for rows in found.by_image.values()], "int64"),
+        rows=np.concatenate([np.zeros((0, 6), "float32"), *found.by_image.values()]),
+        ms=found.ms_per_image,
+    )
+    return file.getvalue()
+
+
+def _unpack(data: bytes) -> Detections:
+    arrays = np.load(io.BytesIO(data), allow_pickle=False)
+    parts = np.split(arrays["rows"], np.cumsum(arrays["counts"]))[:-1]
+    return Detections({int(im_id): rows for im_id, rows in zip(arrays["ids"], parts, strict=True)}, float(arrays["ms"]))
 
 
 def _numbered(records: Sequence[Record]) -> list[dict[str, Any]]:

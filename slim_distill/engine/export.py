@@ -7,6 +7,7 @@ import numpy as np
 
 from slim_distill.common.errors import ConfigError, GraphError
 from slim_distill.common.files import make_writable
+from slim_distill.common.weights.sums import write_beside
 from slim_distill.config.schema import RunConfig
 from slim_distill.engine import build
 from slim_distill.engine.session import Session, start_static_mode
@@ -22,6 +23,8 @@ TOLERANCE = 1e-5
 
 def export(cfg: RunConfig, folder: str, size_px: int = 320) -> Path:
     """Write `model.json` and `model.pdiparams` for Paddle Inference and compare them with the model in memory.
+
+    Beside each lies its checksum, `FILE.sha256`.
 
     Args:
         cfg: a run whose `weights` are set.
@@ -43,7 +46,12 @@ def export(cfg: RunConfig, folder: str, size_px: int = 320) -> Path:
     wanted = ("dets", "dets_num")
     program = run_passes(program, [Freeze(), Slice(wanted)]).program
     session.start(program, seed=0)
-    session.save_inference(program, wanted, prefix)
+    try:
+        session.save_inference(program, wanted, prefix)
+        for suffix in (".json", ".pdiparams"):
+            write_beside(prefix.with_name(prefix.name + suffix))
+    except OSError as error:
+        raise ConfigError(f"--output_dir: {prefix.parent} cannot be written ({error.strerror})") from error
 
     rng = np.random.default_rng(0)
     batch = {

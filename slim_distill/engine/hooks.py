@@ -22,51 +22,67 @@ class EverySteps(Hook):
     Args:
         every: distance in steps.
         action: called with the number of completed steps.
+        overdue: also before the first step, because an earlier process was stopped before it came to that.
     """
 
-    def __init__(self, every: int, action: Callable[[int], None]) -> None:
-        self.every, self.action, self.stop = every, action, 0
+    def __init__(self, every: int, action: Callable[[int], None], *, overdue: bool = False) -> None:
+        self.every, self.action, self.overdue, self.stop = every, action, overdue, 0
 
     def before_train(self, start: int, stop: int) -> None:
-        """Note where the run ends."""
+        """Note where the run ends, and act when overdue."""
         self.stop = stop
+        if self.overdue:
+            self.action(start)
+
+    def due(self, done: int) -> bool:
+        """Whether the function is called after `done` steps."""
+        return done % self.every == 0 or done == self.stop
 
     def after_step(self, step: int, values: Mapping[str, Any]) -> None:
         """Act when due."""
-        done = step + 1
-        if done % self.every == 0 or done == self.stop:
-            self.action(done)
+        if self.due(step + 1):
+            self.action(step + 1)
 
 
 class Progress(Hook):
-    """A progress bar with rate, remaining time and losses, and one log line every `log_iter` steps."""
+    """A progress bar and, every `log_iter` steps, one log line and one report: all three say the same figures.
 
-    def __init__(self, name: str, batch_size: int, log_iter: int) -> None:
-        self.name, self.batch_size, self.log_iter = name, batch_size, log_iter
+    Args:
+        name: of the run.
+        images: in a step, over all devices.
+        log_iter: distance of the lines in steps.
+        report: is given step, max_iters, images_per_s, remaining_s and losses.
+    """
+
+    def __init__(self, name: str, images: int, log_iter: int, report: Callable[..., None]) -> None:
+        self.name, self.images, self.log_iter, self.report = name, images, log_iter, report
         self.bar: Any = None
         self.since, self.start = 0.0, 0
 
     def before_train(self, start: int, stop: int) -> None:
         """Open the bar."""
-        self.bar = tqdm(total=stop, initial=start, desc=self.name, unit="step", dynamic_ncols=True, smoothing=0.05)
+        self.bar = tqdm(
+            total=stop, initial=start, desc=self.name, unit="step", dynamic_ncols=True,
+            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
+        )  # fmt: skip
         self.since, self.start = time.monotonic(), start
+        self.report(step=start, max_iters=stop)
 
     def after_step(self, step: int, values: Mapping[str, Any]) -> None:
-        """Move on by one step; the terms are shown every `log_iter` steps."""
+        """Move on by one step; the figures follow every `log_iter` steps."""
+        done, stop = step + 1, self.bar.total
+        if done % self.log_iter == 0 or done == stop:
+            rate = (done - self.start) / max(time.monotonic() - self.since, 1e-9)
+            images_per_s, remaining_s = rate * self.images, (stop - done) / rate
+            shown = {k: f"{v:.3g}" for k, v in values.items() if k in ("loss", "distill", "total", "lr")}
+            pace = f"{images_per_s:.1f} images/s, {tqdm.format_interval(remaining_s)} left"
+            self.bar.set_postfix_str(", ".join([pace, *(f"{k}={v}" for k, v in shown.items())]), refresh=False)
+            log.info("step %d/%d: %s; %s", done, stop, ", ".join(f"{k} {v:.5g}" for k, v in values.items()), pace)
+            self.report(
+                step=done, max_iters=stop, images_per_s=images_per_s, remaining_s=remaining_s, losses=dict(values)
+            )
+            self.since, self.start = time.monotonic(), done
         self.bar.update(1)
-        done = step + 1
-        if done % self.log_iter and done != self.bar.total:
-            return
-        shown = {k: f"{v:.3g}" for k, v in values.items() if k in ("loss", "distill", "total", "lr")}
-        self.bar.set_postfix(shown, refresh=False)
-        rate = (done - self.start) / max(time.monotonic() - self.since, 1e-9)
-        terms = ", ".join(f"{k} {v:.5g}" for k, v in values.items())
-        remaining_s = (self.bar.total - done) / rate
-        log.info(
-            "step %d/%d: %s; %.1f images/s, %s left",
-            done, self.bar.total, terms, rate * self.batch_size, tqdm.format_interval(remaining_s),
-        )  # fmt: skip
-        self.since, self.start = time.monotonic(), done
 
     def after_train(self, step: int) -> None:
         """Close the bar."""

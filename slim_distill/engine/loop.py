@@ -13,7 +13,7 @@ class Hook:
     for step in start .. stop - 1:
         values = one training step
         for each hook: after_step(step, values)
-    for each hook, last first: after_train(step reached), also when a step or hook raised
+    for each hook, last first: after_train(step reached), also when a step or hook raised (even a hook's before_train)
     """
 
     def before_train(self, start: int, stop: int) -> None:
@@ -36,9 +36,9 @@ def run_loop(one_step: Callable[[int], Mapping[str, Any]], start: int, stop: int
         hooks: called in order after every step.
     """
     done = start
-    for hook in hooks:
-        hook.before_train(start, stop)
     try:
+        for hook in hooks:
+            hook.before_train(start, stop)
         for step in range(start, stop):
             values = one_step(step)
             done = step + 1

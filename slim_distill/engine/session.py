@@ -168,9 +168,9 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).rpartition("Error: ")[2].partition("[Hint:")[0].split())
 
 
-def seed_step(seed: int, step: int) -> None:
-    """Make every random draw of a training step a function of the run's seed and the step's number alone."""
-    paddle.seed((seed * 1_000_003 + step + 1) % (2**31))
+def seed_step(seed: int, step: int, part: int = 0) -> None:
+    """Make every random draw of a training step a function of the run's seed, the step and its part alone."""
+    paddle.seed((seed * 1_000_003 + part * 15_485_863 + step + 1) % (2**31))
 
 
 def check_finite(values: Mapping[str, float], step: int, learning_rate: float) -> None:

@@ -3,14 +3,14 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from slim_distill.common.errors import ConfigError, SlimDistillError, TrainingError
+from slim_distill.common.errors import PREEMPTED_EXIT, ConfigError, Preempted, SlimDistillError, TrainingError
 from slim_distill.common.files import atomic_write, file_lock
-from slim_distill.config import dump_config, load_config, to_dict
+from slim_distill.config import differences, dump_config, load_config, show_differences, to_dict
 from slim_distill.config.schema import DistillConfig, RunConfig
 from slim_distill.data.build import build_loader
 from slim_distill.engine import build
@@ -145,25 +145,12 @@ def _check_same(run: Run) -> None:
     begun = run.folder / "config.yml"
     if not begun.is_file():
         return
-    old, new = dict(_leaves(to_dict(load_config(begun)))), dict(_leaves(to_dict(run.cfg)))
-    keys = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
-    if keys:
-        shown = "; ".join(f"{key} was {old.get(key, 'not set')}, now {new.get(key, 'not set')}" for key in keys[:3])
-        more = f"; and {len(keys) - 3} more" if len(keys) > 3 else ""
+    found = differences(load_config(begun), run.cfg)
+    if found:
         raise ConfigError(
-            f"{run.folder} was begun with another configuration: {shown}{more}. "
+            f"{run.folder} was begun with another configuration: {show_differences(found.items())}. "
             "Give the comparison another name with -o name=NAME, or remove that folder"
         )
-
-
-def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of plain data with its dotted path."""
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else None
-    if items is None:
-        yield path, tree
-        return
-    for key, value in items:
-        yield from _leaves(value, f"{path}.{key}" if path else str(key))
 
 
 def _check_recipes(runs: Sequence[Run]) -> None:
@@ -195,6 +182,8 @@ def _train(run: Run, launch: Launch) -> None:
     with atomic_write(run.file, "w", error=ConfigError) as handle:
         handle.write(dump_config(run.cfg))
     code = launch(run.command, run.file)
+    if code == PREEMPTED_EXIT:
+        raise Preempted(f"{run} was stopped and has saved; the same command goes on with it")
     if code != 0:
         log.error("%s stopped with exit code %d; the other runs go on", run, code)
 

@@ -5,33 +5,35 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from slim_distill.common.errors import ConfigError, TrainingError, WeightsError
-from slim_distill.common.files import make_writable
+from slim_distill.common.errors import Preempted, TrainingError, WeightsError
+from slim_distill.common.names import first_few
 from slim_distill.config import dump_config, to_dict
 from slim_distill.config.schema import RunConfig
+from slim_distill.data.batches import Split
 from slim_distill.data.build import build_loader
 from slim_distill.data.loader import Loader
 from slim_distill.engine import build
-from slim_distill.engine.checkpoint import (
-    Checkpoint,
-    latest_checkpoint,
-    load_checkpoint,
-    remove_old,
-    save_checkpoint,
-)
+from slim_distill.engine.checkpoint import Checkpoint, load_checkpoint, remove_old, save_checkpoint
 from slim_distill.engine.compiling import place, training_step, usual_step
+from slim_distill.engine.distributed import Ranks, connect
 from slim_distill.engine.evaluate import Evaluation
 from slim_distill.engine.hooks import EverySteps, Progress, Recorder, Scalars
 from slim_distill.engine.loop import Hook, run_loop
+from slim_distill.engine.parts import PREFIX as PARTS
+from slim_distill.engine.parts import PartRunner, in_parts, start_together
+from slim_distill.engine.resume import best_metric, choose_checkpoint, compare_facts, make_way, open_run, run_facts
 from slim_distill.engine.rewind import Rewind
 from slim_distill.engine.schedule import learning_rate
-from slim_distill.engine.session import Session, check_finite, seed_step, start_static_mode, user_flags
+from slim_distill.engine.session import Session, check_finite, start_static_mode, user_flags
+from slim_distill.engine.signals import StopOnSignal
+from slim_distill.engine.status import StatusFile
 from slim_distill.engine.training import EMA_PREFIX, TrainingProgram
 from slim_distill.losses.build import terms_from_config
 from slim_distill.losses.table import LOSSES
@@ -41,6 +43,7 @@ __all__ = ["BEST", "FINAL", "TrainResult", "train"]
 log = logging.getLogger(__name__)
 
 BEST, FINAL, RECORD = "best_model", "model_final", "log.jsonl"
+OVERDUE = "evaluation_overdue"
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ def train(
 ) -> TrainResult:
     """Train a student, alone or with teachers in one program.
 
-    Files go to `output_dir/name`: numbered checkpoints, `best_model`, `model_final`, `config.yml`, `log.jsonl`.
+    Files go to `output_dir/name`: numbered checkpoints, `best_model`, `model_final`, `config.yml`, `log.jsonl`,
+    `status.json`.
 
     Args:
         cfg: the student's run.
@@ -71,29 +75,63 @@ def train(
         losses: those that the recipe may name.
 
     Raises:
+        Preempted: SIGTERM or SIGINT came; the state is saved.
         SlimDistillError: anything of configuration, data, weights or training that makes the run useless.
     """
+    ranks = connect(cfg.parallel.timeout_s)
+    try:
+        result = _train(cfg, dict(teachers or {}), resume, losses, ranks)
+    except Preempted:  # in all ranks, after the same step
+        ranks.leave()
+        raise
+    except BaseException as error:
+        ranks.leave(error)
+        raise
+    ranks.leave()
+    return result
+
+
+def _train(
+    cfg: RunConfig,
+    teachers: Mapping[str, build.Teacher],
+    resume: str,
+    losses: Mapping[str, Callable[..., Any]],
+    ranks: Ranks,
+) -> TrainResult:
     start_static_mode()
     for line in user_flags(os.environ):
         log.warning("%s", line)
-    teachers = dict(teachers or {})
     folder = build.run_folder(cfg)
-    make_writable(folder, "output_dir", error=ConfigError)
+    with open_run(folder) if ranks.first else nullcontext():
+        return _train_in(cfg, teachers, folder, resume, losses, ranks)
+
+
+def _train_in(
+    cfg: RunConfig,
+    teachers: Mapping[str, build.Teacher],
+    folder: Path,
+    resume: str,
+    losses: Mapping[str, Callable[..., Any]],
+    ranks: Ranks,
+) -> TrainResult:
     session = Session(cfg.device)
-    checkpoint = _checkpoint(resume, folder)
+    chosen = _choose(resume, folder, ranks)
+    checkpoint = chosen[1] if chosen else None
     done = checkpoint.step if checkpoint else 0
 
-    loader = build_loader(cfg.data.train, seed=cfg.seed, train=True, path="data.train")
-    eval_loader = build.build_eval_loader(cfg)
+    split = Split(ranks.rank, ranks.count, cfg.parallel.accumulate)
+    loader = build_loader(cfg.data.train, seed=cfg.seed, train=True, path="data.train", split=split)
+    eval_loader = build.build_eval_loader(cfg, ranks)
     try:
         build.check_classes(cfg, loader, "data.train")
         student = build.build_student(cfg)
         max_iters, epoch_steps = cfg.train.max_iters, len(loader)
         terms = terms_from_config(cfg.distill, losses, max_iters=max_iters, epoch_steps=epoch_steps) if teachers else ()
         training = training_step(student, teachers, terms, cfg, on_cpu=session.on_cpu, report=log.info)
+        training = in_parts(training, terms, cfg.parallel, ranks.count, report=log.info)
         # After the terms are bound: looking at all evaluation data may take long, a mistake in the recipe shows at once.
         others = {} if done else {prefix: t for prefix, t in teachers.items() if t.ema is None}
-        judged = {prefix: build.check_teacher(cfg, prefix, t, eval_loader) for prefix, t in others.items()}
+        judged = {prefix: build.check_teacher(cfg, prefix, t, eval_loader, ranks) for prefix, t in others.items()}
         placed = place(
             training.program,
             cfg.compile.placement,
@@ -104,14 +142,17 @@ def train(
         training = replace(training, program=placed.program)
         session.start(training.program, cfg.seed)
         _load(session, training, student, cfg, checkpoint)
+        start_together(session, training, ranks, done)
 
-        if checkpoint is None:
-            _set_aside(folder)
-        job = _Job(cfg, session, training, folder, loader, eval_loader)
-        batches = loader.batches(start=done)
-        hooks = job.hooks()
+        job = _Job(cfg, session, training, folder, loader, eval_loader, ranks)
+        if ranks.first:
+            for line in compare_facts(chosen, cfg, job.facts(done)) if chosen else ():
+                log.warning("the result will not be that of the uninterrupted run: %s", line)
+            make_way(folder, chosen)
+        batches = loader.batches(start=done * cfg.parallel.accumulate)
         try:
-            run_loop(job.step_function(batches), done, cfg.train.max_iters, hooks)
+            with job.status.reporting() if ranks.first else nullcontext():
+                run_loop(job.step_function(batches), done, cfg.train.max_iters, job.hooks(chosen))
         finally:
             batches.close()
     finally:
@@ -120,33 +161,13 @@ def train(
     return TrainResult(folder, job.last, job.best, judged)
 
 
-def _set_aside(folder: Path) -> None:
-    """Rename an earlier run's folder: its checkpoints are kept, and never taken for those of the new run."""
-    if not any((folder / name / "manifest.json").is_file() for name in _children(folder)):
-        return
-    number = 1
-    while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
-        number += 1
-    folder.rename(aside)
-    folder.mkdir()
-    log.info("an earlier run's files moved from %s to %s; use -r auto to go on with a run", folder, aside)
-
-
-def _children(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir()] if folder.is_dir() else []
-
-
-def _checkpoint(resume: str, folder: Path) -> Checkpoint | None:
-    if not resume:
-        return None
-    if resume != "auto":
-        return load_checkpoint(Path(resume))
-    newest = latest_checkpoint(folder)
-    if newest is None:
-        log.info("no checkpoint in %s: starting anew", folder)
-        return None
-    log.info("resuming from %s", newest)
-    return load_checkpoint(newest)
+def _choose(resume: str, folder: Path, ranks: Ranks) -> tuple[Path, Checkpoint] | None:
+    """The checkpoint to go on from, chosen and checked by rank 0 and read by all."""
+    mine = choose_checkpoint(resume, folder) if ranks.first else None
+    if ranks.count == 1:
+        return mine
+    path = ranks.same_path(lambda: mine[0] if mine else None)
+    return mine if ranks.first or path is None else (path, load_checkpoint(path))
 
 
 def _load(
@@ -163,6 +184,14 @@ def _load(
                 f"it lacks {len(missing)} variables ({', '.join(missing[:3])}) "
                 f"and has {len(extra)} that this run does not ({', '.join(extra[:3])})"
             )
+        first = session.read(wanted)
+        other = [
+            f"{n} {list(saved[n].shape)}, here {list(first[n].shape)}"
+            for n in wanted
+            if saved[n].shape != first[n].shape
+        ]
+        if other:
+            raise WeightsError(f"the checkpoint is of another run: shapes differ, {first_few(other)}")
         session.write(saved)
         return
     session.write(build.pretrained(cfg, student))
@@ -184,28 +213,52 @@ class _Job:
         folder: Path,
         loader: Loader,
         eval_loader: Loader,
+        ranks: Ranks,
     ) -> None:
         self.cfg, self.session, self.training = cfg, session, training
-        self.folder, self.loader, self.eval_loader = folder, loader, eval_loader
+        self.folder, self.loader, self.eval_loader, self.ranks = folder, loader, eval_loader, ranks
+        self.parts = PartRunner(session, training, loader, ranks, cfg.seed)
         self.last: Evaluation | None = None
-        self.best = _best_so_far(folder)
+        self.best: float | None = None
+        self.status = StatusFile(folder, cfg.name, ranks.count)
+        # All ranks stop after the same step: when any of them was told to.
+        agree = ranks.any if ranks.count > 1 else bool
+        self.stop = StopOnSignal(lambda done: self.save(done, overdue=self.evaluation.due(done)), agree)
         self.recorder = Recorder(folder / RECORD, cfg.train.log_iter)
         self.scalars = Scalars(folder / "vdl", cfg.train.log_iter)
         self.rewind = Rewind(session, (*training.student, *training.state))
 
-    def hooks(self) -> list[Hook]:
+    def facts(self, done: int) -> dict[str, Any]:
+        """What the manifest of a checkpoint says of the run."""
+        return run_facts(self.cfg, done, self.loader, "cpu" if self.session.on_cpu else "gpu", self.ranks.count)
+
+    def hooks(self, chosen: tuple[Path, Checkpoint] | None) -> list[Hook]:
         """Progress and records first, so that a failing save or evaluation has its step on record.
 
-        Evaluation comes before the checkpoint: a run that is interrupted in between does both again.
+        Evaluation comes before the checkpoint: a run that is interrupted in between does both again. One that is
+        stopped by a signal saves at once, and notes when that leaves an evaluation to the next start.
         """
         train = self.cfg.train
+        overdue = chosen is not None and bool(chosen[1].facts.get(OVERDUE))
+        self.evaluation = EverySteps(train.eval_iter or train.snapshot_iter, self.evaluate, overdue=overdue)
+        together: list[Hook] = [
+            self.stop,
+            self.evaluation,
+            EverySteps(train.snapshot_iter, self.save, overdue=overdue),
+        ]
+        if self.cfg.parallel.drift_every and self.ranks.count > 1:
+            together.insert(0, EverySteps(self.cfg.parallel.drift_every, self.check_drift))
+        if not self.ranks.first:
+            return together
+        self.best = best_metric(self.folder / BEST)
+        self.status.report(best=self.best, last_checkpoint=str(chosen[0]) if chosen else None)
+        train_batch = self.cfg.data.train.batch_size * self.loader.maker.parts
         (self.folder / "config.yml").write_text(dump_config(self.cfg), encoding="utf-8")
         return [
-            Progress(self.cfg.name, self.cfg.data.train.batch_size, train.log_iter),
+            Progress(self.cfg.name, train_batch, train.log_iter, self.status.report),
             self.recorder,
             self.scalars,
-            EverySteps(train.eval_iter or train.snapshot_iter, self.evaluate),
-            EverySteps(train.snapshot_iter, self.save),
+            *together,
         ]
 
     def step_function(self, batches: Iterator[Mapping[str, np.ndarray]]) -> Any:
@@ -216,12 +269,11 @@ class _Job:
         def one_step(step: int) -> dict[str, float]:
             self.rewind.before(step)
             rate = self._prepare(step)
-            batch = next(batches)
             gradients = self.training.first_gradients(step)
             if gradients:
-                out = self._checked_step(batch, fetch, step, gradients)
+                out = self._checked_step(batches, fetch, step, gradients)
             else:
-                out = self.session.run(self.training.program, batch, fetch)
+                out = self.parts.run(step, batches, fetch)
             values = {label: float(out[name]) for label, name in zip(labels, fetch, strict=True)}
             try:
                 check_finite(values, step, rate)
@@ -235,16 +287,15 @@ class _Job:
         """Set all that a step depends on beside state and batch; returns the learning rate."""
         rate = learning_rate(self.cfg.schedule, step, self.cfg.train.max_iters)
         self.session.write(self.training.scalars(rate, step))
-        seed_step(self.cfg.seed, step)
         return rate
 
     def _save_sound(self, step: int, fetch: list[str]) -> str:
         """Save the state before the failed `step`, and say where."""
-        batches = self.loader.batches(start=self.rewind.step)
+        batches = self.loader.batches(start=self.rewind.step * self.cfg.parallel.accumulate)
 
         def again(number: int) -> None:
             self._prepare(number)
-            self.session.run(self.training.program, next(batches), fetch)
+            self.parts.run(number, batches, fetch)
 
         done = self.rewind.back_to(step, again)
         batches.close()
@@ -252,13 +303,18 @@ class _Job:
         return f"the state after {done} steps is saved in {self.folder / str(done)}"
 
     def _checked_step(
-        self, batch: Mapping[str, np.ndarray], fetch: list[str], step: int, gradients: Mapping[str, str]
+        self,
+        batches: Iterator[Mapping[str, np.ndarray]],
+        fetch: list[str],
+        step: int,
+        gradients: Mapping[str, str],
     ) -> dict[str, np.ndarray]:
         """A step after which the given gradients are looked at and no frozen parameter may have moved."""
         owned = {*self.training.student, *self.training.state}
-        frozen = [name for name in self.training.program.parameters() if name not in owned]
+        others = (name for name in self.training.program.parameters() if name not in owned)
+        frozen = [name for name in others if not name.startswith(PARTS)]
         before = _digest(self.session, frozen)
-        out = self.session.run(self.training.program, batch, [*fetch, *gradients.values()])
+        out = self.parts.run(step, batches, [*fetch, *gradients.values()])
         dead = [name for name, gradient in gradients.items() if not np.any(out[gradient])]
         if dead:
             raise TrainingError(
@@ -279,34 +335,46 @@ class _Job:
         averaged = self.session.read(EMA_PREFIX + name for name in names)
         return {name.removeprefix(EMA_PREFIX): array for name, array in averaged.items()}
 
-    def save(self, done: int) -> None:
-        """Write a complete checkpoint, then drop the oldest; at the end before it the final model."""
-        facts = {"seed": self.cfg.seed, "max_iters": self.cfg.train.max_iters, "config_sha256": _config_hash(self.cfg)}
+    def save(self, done: int, overdue: bool = False) -> None:
+        """Write a complete checkpoint, then drop the oldest; at the end before it the final model.
+
+        Args:
+            done: completed steps.
+            overdue: the evaluation after this step is left to the next start, and with it the end of the run.
+        """
+        if self.ranks.first:
+            self._save(done, overdue)
+        self.ranks.wait()
+
+    def check_drift(self, done: int) -> None:
+        """Compare all that training changes over the ranks."""
+        self.ranks.check_drift(self.session, (*self.training.student, *self.training.state), f"step {done}")
+
+    def _save(self, done: int, overdue: bool) -> None:
+        facts = {**self.facts(done), "config_sha256": _config_hash(self.cfg), OVERDUE: overdue}
         model, state = self.session.read(self.training.student), self.session.read(self.training.state)
         text = dump_config(self.cfg)
-        if done == self.cfg.train.max_iters:
+        if done == self.cfg.train.max_iters and not overdue:
             save_checkpoint(self.folder / FINAL, Checkpoint(self.model(), {}, done, facts), text)
         save_checkpoint(self.folder / str(done), Checkpoint(model, state, done, facts), text)
+        self.status.report(step=done, last_checkpoint=str(self.folder / str(done)))
         remove_old(self.folder, self.cfg.train.keep)
 
     def evaluate(self, done: int) -> None:
         """Score the student, and keep its parameters when it is the best so far."""
         values = self.model()
-        self.last = build.evaluate(self.cfg, values, self.eval_loader)
+        check = (lambda: self.stop.check(done)) if self.ranks.count == 1 else (lambda: None)
+        self.last = build.evaluate(self.cfg, values, self.eval_loader, ranks=self.ranks, before_batch=check)
+        if not self.ranks.first:
+            return
         log.info("step %d: %s", done, self.last)
         for writer in (self.recorder, self.scalars):
             writer.write(done, {"metric": self.last.metric})
         if self.best is None or self.last.metric > self.best:
             self.best = self.last.metric
-            facts = {"metric": self.last.metric, "metric_name": self.last.name, "seed": self.cfg.seed}
+            facts = {"metric": self.last.metric, "metric_name": self.last.name, **self.facts(done)}
             save_checkpoint(self.folder / BEST, Checkpoint(values, {}, done, facts), dump_config(self.cfg))
-
-
-def _best_so_far(folder: Path) -> float | None:
-    manifest = folder / BEST / "manifest.json"
-    if not manifest.is_file():
-        return None
-    return float(json.loads(manifest.read_text(encoding="utf-8"))["metric"])
+        self.status.report(step=done, metric=self.last.metric, best=self.best)
 
 
 def _digest(session: Session, names: list[str]) -> str:

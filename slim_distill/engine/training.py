@@ -13,7 +13,7 @@ from slim_distill.common.errors import TrainingError
 from slim_distill.common.names import first_few
 from slim_distill.config.schema import OptimizerConfig
 from slim_distill.engine.total import add_total, persistent
-from slim_distill.graph import NamedProgram, dtype_of, name_values
+from slim_distill.graph import NamedProgram, cheap_broadcasts, dtype_of, name_values
 from slim_distill.losses.terms import Term
 
 __all__ = ["EMA_PREFIX", "LEARNING_RATE", "TrainingProgram", "build_training"]
@@ -78,6 +78,7 @@ def build_training(
     *,
     task_loss: str = "loss",
     averages: Mapping[str, float] | None = None,
+    for_cpu: bool = False,
 ) -> TrainingProgram:
     """Attach the terms and the optimizer to a merged program, which itself is left unchanged.
 
@@ -91,6 +92,7 @@ def build_training(
         optimizer: kind and numbers of the optimizer.
         task_loss: variable of the student's own loss; "" when only the terms count.
         averages: prefix of a guest that is a frozen copy of the student -> decay at which it follows the student.
+        for_cpu: avoid the broadcasts that are slow on CPUs.
 
     Raises:
         LossError: a term does not bind.
@@ -100,6 +102,8 @@ def build_training(
     before = set(work.parameters())
     with static.program_guard(work.main, work.startup), unique_name.guard():
         total = add_total(work, terms, task_loss)
+        if for_cpu:
+            cheap_broadcasts(work.main)
         pairs = _minimise(total.value, optimizer)
         _check_coverage(work, pairs)
         for new, kept in total.updates:

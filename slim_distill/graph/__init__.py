@@ -7,6 +7,8 @@ from slim_distill.graph.gradients import Gradients, gradients, norms, student_pa
 from slim_distill.graph.load import load_inference_program
 from slim_distill.graph.naming import layer_name, name_values
 from slim_distill.graph.passes import (
+    SHARE,
+    AllReduce,
     FoldBatchNorm,
     Freeze,
     FuseInference,
@@ -15,8 +17,12 @@ from slim_distill.graph.passes import (
     PlaceKernels,
     Slice,
     UpdateEarly,
+    broadcast,
+    cheap_broadcasts,
+    is_reduced,
     merge,
     merge_into,
+    piece,
     run_passes,
 )
 from slim_distill.graph.program import NamedProgram, dtype_of, shape_of
@@ -27,7 +33,9 @@ __all__ = [
     "BACKWARD",
     "FORWARD",
     "PHASES",
+    "SHARE",
     "UPDATE",
+    "AllReduce",
     "ConvolutionLayer",
     "FoldBatchNorm",
     "Freeze",
@@ -40,10 +48,13 @@ __all__ = [
     "PlaceKernels",
     "Slice",
     "UpdateEarly",
+    "broadcast",
+    "cheap_broadcasts",
     "convolution_layers",
     "count_operators",
     "dtype_of",
     "gradients",
+    "is_reduced",
     "layer_name",
     "load_inference_program",
     "merge",
@@ -53,6 +64,7 @@ __all__ = [
     "norms",
     "operator_costs",
     "parameters",
+    "piece",
     "readers",
     "run_passes",
     "runs_as",

@@ -45,18 +45,23 @@ def terms_from_config(
 
 
 def _term(cfg: DistillConfig, term: TermConfig, path: str, table: Mapping[str, Callable[..., Any]]) -> Term:
-    if cfg.teachers and term.source not in cfg.teachers:
-        near = nearest(term.source, cfg.teachers, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise LossError(f"{path}.from: no teacher {term.source!r}; {hint}configured: {', '.join(sorted(cfg.teachers))}")
+    for source in term.source:
+        if cfg.teachers and source not in cfg.teachers:
+            near = nearest(source, cfg.teachers, 1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise LossError(f"{path}.from: no teacher {source!r}; {hint}configured: {', '.join(sorted(cfg.teachers))}")
+    if len(set(term.source)) < len(term.source):
+        raise LossError(f"{path}.from: a teacher is given twice: {', '.join(term.source)}")
     of_teacher: set[str] = set()
     if term.loss in table:  # an unknown loss is reported, with its neighbours, when the term is bound
         of_teacher = {a.name for a in read_signature(table[term.loss]).arguments if a.kind == "teacher"}
+    if len(term.source) > 1 and (unclear := sorted(of_teacher & set(term.args))):
+        raise LossError(f"{path}.{unclear[0]}: is a variable of one teacher, and `from` has {len(term.source)}")
     args = {
-        name: term.source + value if name in of_teacher and isinstance(value, str) else value
+        name: term.source[0] + value if name in of_teacher and isinstance(value, str) else value
         for name, value in term.args.items()
     }
-    teacher = tuple(term.source + name for name in term.teacher)
+    teacher = tuple(source + name for source in term.source for name in term.teacher)
     return Term(term.loss, tuple(term.student), teacher, term.weight, args, path)
 
 

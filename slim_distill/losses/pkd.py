@@ -21,13 +21,13 @@ def pkd(student: Tensor, teacher: Tensor) -> Tensor:
     Source: Cao et al. 2022, https://arxiv.org/abs/2207.02039 (weight 6 to 10).
     Differences: mmrazor resizes the student where sizes differ: here that is the term's `resize: student`.
     """
-    difference = _normalise(from_student(student)) - _normalise(from_teacher(teacher))
-    return (difference * difference).mean() / 2
+    return paddle.square(_normalise(from_student(student)) - _normalise(from_teacher(teacher))).mean() / 2
 
 
 def _normalise(x: Tensor) -> Tensor:
     axes = [axis for axis in range(len(x.shape)) if axis != 1]
     centred = x - x.mean(axis=axes, keepdim=True)
-    square = (centred * centred).sum(axis=axes, keepdim=True)
+    square = paddle.square(centred).sum(axis=axes, keepdim=True)
     # The tiny constant keeps the root's derivative finite where a channel is constant.
-    return centred / (paddle.sqrt(square / (count(x, axes) - 1) + 1e-24) + _EPSILON)
+    deviation = paddle.sqrt(square / (count(x, axes) - 1) + 1e-24)
+    return centred * (1 / (deviation + _EPSILON))  # the gradient of a division reads three maps, of a product two

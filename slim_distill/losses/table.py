@@ -33,6 +33,7 @@ from slim_distill.losses.l2 import l2
 from slim_distill.losses.ld import ld
 from slim_distill.losses.logit_std import logit_std
 from slim_distill.losses.mgd import mgd
+from slim_distill.losses.multi_teacher_kd import multi_teacher_kd
 from slim_distill.losses.nst import nst
 from slim_distill.losses.ofd import ofd
 from slim_distill.losses.pkd import pkd
@@ -51,7 +52,7 @@ from slim_distill.losses.vid import vid
 from slim_distill.losses.wsld import wsld
 from slim_distill.losses.yolo_objectness import yolo_objectness
 
-__all__ = ["GROUPS", "LOSSES"]
+__all__ = ["GROUPS", "LOSSES", "WHOLE_BATCH"]
 
 LOSSES: Mapping[str, Callable[..., Any]] = {
     "ab": ab,
@@ -84,6 +85,7 @@ LOSSES: Mapping[str, Callable[..., Any]] = {
     "ld": ld,
     "logit_std": logit_std,
     "mgd": mgd,
+    "multi_teacher_kd": multi_teacher_kd,
     "nst": nst,
     "ofd": ofd,
     "pkd": pkd,
@@ -113,6 +115,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "dist",
         "wsld",
         "logit_std",
+        "multi_teacher_kd",
         "dml",
         "js",
         "symmetric_kl",
@@ -149,3 +152,13 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "detection": ("yolo_objectness", "ld", "dfl", "qfl", "giou", "pseudo_label"),
     "text": ("ctc_dml", "ctc_mean_kl", "ctc_dkd", "db_map"),
 }
+
+WHOLE_BATCH = frozenset(
+    {"cc", "crd", "ctc_dml", "db_map", "dfl", "dist", "dkd", "fbkd", "giou"}
+    | {"ld", "ofd", "pkd", "pkt", "qfl", "reviewkd", "rkd", "sp"}
+)
+"""Losses whose value over a batch is not, with all arguments, the mean of their values over equal parts of it.
+
+They compare images with each other, divide by something counted over the whole batch (positives, frames), or use a
+statistic of it. Where a batch is shared by several devices or taken in several pieces, each part goes by itself.
+"""

@@ -25,7 +25,7 @@ def test_reads_every_kind_of_value(tmp_path: Path):
     assert cfg.schedule.milestones == (10, 20)
     assert cfg.distill.teachers["big_"].weights == "big.pdparams"
     assert cfg.distill.terms == (
-        TermConfig("l2", ("yolo_head.0",), ("yolo_head.0",), 100.0, "big_", {"reduction": "mean"}),
+        TermConfig("l2", ("yolo_head.0",), ("yolo_head.0",), 100.0, ("big_",), {"reduction": "mean"}),
     )
     assert type(cfg.distill.terms[0].weight) is float
 
@@ -265,7 +265,7 @@ def test_a_recipe_replaces_the_terms_and_leaves_the_rest(tmp_path: Path):
     cfg = load_config(write_own(tmp_path))
     term = "{loss: kd, student: a, teacher: b, from: big_, temperature: 4}"
     new = with_recipe(cfg, write_own(tmp_path, f"distill: {{force: true, terms: [{term}]}}", "recipe.yml"))
-    assert new.distill.terms == (TermConfig("kd", ("a",), ("b",), 1.0, "big_", {"temperature": 4}),)
+    assert new.distill.terms == (TermConfig("kd", ("a",), ("b",), 1.0, ("big_",), {"temperature": 4}),)
     assert new.distill.force
     assert new.distill.teachers == cfg.distill.teachers
     assert replace(new, distill=cfg.distill) == cfg

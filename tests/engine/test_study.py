@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,14 +15,14 @@ from paddle.utils import unique_name
 
 import slim_distill.engine.train as training
 from slim_distill.cli import compare, main
-from slim_distill.common.errors import LossError
+from slim_distill.common.errors import LossError, Preempted
 from slim_distill.common.weights import write_weights
 from slim_distill.config import load_config, with_recipe
 from slim_distill.config.schema import TeacherConfig
 from slim_distill.engine import build
 from slim_distill.engine.checkpoint import load_checkpoint
 from slim_distill.engine.session import start_static_mode
-from slim_distill.engine.study import CONTROL, plan_study
+from slim_distill.engine.study import CONTROL, _train, plan_study
 from slim_distill.graph import trace
 from slim_distill.losses.build import terms_from_config
 from slim_distill.losses.terms import bind_all
@@ -264,9 +265,18 @@ def test_schedules_are_measured_by_the_runs_length_and_its_passes_over_the_data(
 
 def test_launch_gives_the_exit_code_and_passes_on_an_interrupt(tmp_path, monkeypatch):
     assert compare.launch("train", tmp_path / "missing.yml") == 2
-    monkeypatch.setattr(compare.subprocess, "run", lambda *a, **k: type("Done", (), {"returncode": 130}))
+    start = compare.subprocess.Popen
+    ends = [sys.executable, "-c", "raise SystemExit(130)"]
+    monkeypatch.setattr(compare.subprocess, "Popen", lambda arguments: start(ends))
     with pytest.raises(KeyboardInterrupt):
         compare.launch("train", tmp_path / "missing.yml")
+
+
+def test_a_run_that_was_stopped_and_has_saved_stops_the_comparison(world):
+    cfg = load_config(world / "student.yml")
+    (run,) = plan_study(replace(cfg, name="stopped"), {}, (0,))
+    with pytest.raises(Preempted, match="control, seed 0 was stopped and has saved; the same command goes on with it"):
+        _train(run, lambda command, config: 75)
 
 
 def test_runs_differ_in_seed_recipe_and_place_only(world):

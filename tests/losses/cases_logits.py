@@ -8,6 +8,7 @@ from tests.losses.harness import Case
 
 S, T = normal(5, 7, scale=2.0), normal(5, 7, seed=1, scale=2.0)
 S3, T3 = normal(2, 3, 4, scale=2.0), normal(2, 3, 4, seed=1, scale=2.0)
+T2 = normal(5, 7, seed=2, scale=2.0)
 LABELS = np.array([0, 6, 3, 3, 1])
 LABELS3 = np.array([[[0], [1], [2]], [[3], [3], [0]]])
 
@@ -81,6 +82,18 @@ def dml(student, teacher, temperature=1.0):
     return np.mean([kd(student, peer, temperature) for peer in teacher])
 
 
+def multi_teacher_kd(student, teacher, temperature=4.0, confidence="labels", labels=None):
+    def doubt(z):
+        return -(softmax(z) * log_softmax(z)).sum(-1) if confidence == "entropy" else ce(z, labels)
+
+    each = np.array([kl(log_softmax(z / temperature), log_softmax(student / temperature)) for z in teacher])
+    shares = np.full(each.shape, 1 / len(teacher))
+    if confidence != "equal" and len(teacher) > 1:
+        u = np.exp([doubt(z) for z in teacher])
+        shares = (1 - u / u.sum(0)) / (len(teacher) - 1)
+    return temperature**2 * (shares * each).sum(0).mean()
+
+
 def js(student, teacher, temperature=1.0):
     p, q = softmax(student / temperature), softmax(teacher / temperature)
     m = (p + q) / 2
@@ -137,6 +150,10 @@ CASES = [
     case("tokens", logit_std, S3, T3, {"temperature": 4.0}),
     case("two_peers", dml, S, (T, normal(5, 7, seed=2)), minimum=None),
     case("one_peer", dml, S3, (T3,), {"temperature": 2.0}, minimum=None),
+    case("labels", multi_teacher_kd, S, (T, T2, S[::-1].copy()), tensors={"labels": LABELS}, minimum=None),
+    case("entropy", multi_teacher_kd, S3, (T3, S3[::-1].copy()), {"confidence": "entropy"}, minimum=None),
+    case("equal", multi_teacher_kd, S, (T, T2), {"confidence": "equal", "temperature": 1.0}, minimum=None),
+    case("one", multi_teacher_kd, S, (T,), tensors={"labels": LABELS}, minimum=None),
     case("default", js),
     case("temperature", js, S3, T3, {"temperature": 3.0}),
     case("default", symmetric_kl),

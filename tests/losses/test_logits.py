@@ -162,3 +162,30 @@ def test_refuses_numbers_that_make_no_sense(name, arguments, message):
 def test_tf_kd_refuses_a_teacher_that_does_not_prefer_the_label():
     with pytest.raises(LossError, match=r"correct must be above 1 / 5 \(one of 5 classes\) and below 1, got 0\.1"):
         run("tf_kd", S, labels=LABELS, correct=0.1)
+
+
+def several(student, teachers, **arguments):
+    tensors = {k: paddle.to_tensor(v) if isinstance(v, np.ndarray) else v for k, v in arguments.items()}
+    peers = tuple(paddle.to_tensor(z) for z in teachers)
+    return float(LOSSES["multi_teacher_kd"](paddle.to_tensor(student), peers, **tensors))
+
+
+def test_equal_teachers_together_are_one_teacher():
+    one, _ = run("kd", S, T)
+    for confidence in ("labels", "entropy", "equal"):
+        for number in (1, 3):
+            value = several(S, [T] * number, confidence=confidence, labels=LABELS)
+            np.testing.assert_allclose(value, one, rtol=1e-12)
+
+
+def test_a_sure_but_wrong_teacher_is_heard_by_entropy_and_not_by_labels():
+    student, right, wrong = (np.array([z]) for z in ([0.5, 0.0, -1.0], [1.0, 0.0, 0.0], [0.0, 60.0, 0.0]))
+    alone = [run("kd", student, z, temperature=1.0)[0] for z in (right, wrong)]
+    by_labels = several(student, [right, wrong], temperature=1.0, labels=np.array([0]))
+    np.testing.assert_allclose(by_labels, alone[0], rtol=1e-9)
+    assert several(student, [right, wrong], temperature=1.0, confidence="entropy") > np.mean(alone)
+
+
+def test_confidence_by_labels_needs_labels():
+    with pytest.raises(LossError, match="needs labels"):
+        several(S, [T, T])

@@ -1,5 +1,7 @@
 """Binding of a recipe: what is found, what is refused and in which words."""
 
+from dataclasses import replace
+
 import numpy as np
 import paddle
 import pytest
@@ -153,7 +155,7 @@ def test_terms_from_config_prefix_the_teacher():
         teachers={"teacher_": TeacherConfig(), "big_": TeacherConfig()},
         terms=(
             TermConfig("l2", ("head",), ("head",), weight=100),
-            TermConfig("scaled", ("a",), ("b",), source="big_", args={"by": "c", "power": "d", "gain": 2.0}),
+            TermConfig("scaled", ("a",), ("b",), source=("big_",), args={"by": "c", "power": "d", "gain": 2.0}),
         ),
     )
     first, second = terms_from_config(cfg, {**LOSSES, "scaled": scaled})
@@ -163,6 +165,19 @@ def test_terms_from_config_prefix_the_teacher():
 
 
 def test_term_of_an_unknown_teacher_is_refused():
-    cfg = DistillConfig({"teacher_": TeacherConfig()}, (TermConfig("l2", ("a",), ("a",), source="techer_"),))
+    cfg = DistillConfig({"teacher_": TeacherConfig()}, (TermConfig("l2", ("a",), ("a",), source=("techer_",)),))
     with pytest.raises(LossError, match=r"distill\.terms\[0\]\.from: no teacher 'techer_'; did you mean 'teacher_'\?"):
         terms_from_config(cfg)
+
+
+def test_one_term_reads_the_variables_of_several_teachers():
+    teachers = {"a_": TeacherConfig(), "b_": TeacherConfig()}
+    one = TermConfig("multi_teacher_kd", ("logits",), ("logits",), source=("a_", "b_"), args={"confidence": "entropy"})
+    (term,) = terms_from_config(DistillConfig(teachers, (one,)))
+    assert term.teacher == ("a_logits", "b_logits")
+    twice = replace(one, source=("a_", "a_"))
+    with pytest.raises(LossError, match=r"distill\.terms\[0\]\.from: a teacher is given twice"):
+        terms_from_config(DistillConfig(teachers, (twice,)))
+    of_one = replace(one, loss="kd_bernoulli", args={"scale_by": "obj"})
+    with pytest.raises(LossError, match=r"scale_by: is a variable of one teacher, and `from` has 2"):
+        terms_from_config(DistillConfig(teachers, (of_one,)))

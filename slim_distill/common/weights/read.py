@@ -16,6 +16,7 @@ from slim_distill.common.weights.legacy import read_combined, read_variable
 from slim_distill.common.weights.pickled import read_pickle
 from slim_distill.common.weights.program import check_names, find_shapes, program_shapes
 from slim_distill.common.weights.safe_tensors import read_safetensors
+from slim_distill.common.weights.sums import check_file, check_folder
 
 __all__ = ["read_weights"]
 
@@ -47,7 +48,7 @@ def read_weights(
             of the same name;
             a `.pdparams` or `.pdopt` (pickle), `.pdiparams` or other combined file (Paddle tensor records back to
             back), `.safetensors`. Files are told by content.
-        sha256: checksum of the file, 64 hexadecimal digits; without it, a file `SOURCE.sha256` beside is used if there.
+        sha256: checksum of the file, 64 hexadecimal digits. Other checksums are used where they are: see `sums`.
         cache_dir: where downloads and unpacked archives go; see `files.cache_folder`.
         names: the names in a combined file, in its order; without it they come from the program or list of names
             beside it (see `program.find_shapes`).
@@ -62,7 +63,7 @@ def read_weights(
         path = fetch(source, cache_dir, sha256)
     else:
         path = Path(source).expanduser()
-        if sha256 is not None or path.is_file():
+        if sha256 is not None:
             check_sha256(path, sha256)
     return _read_path(path, cache_dir, names)
 
@@ -77,6 +78,7 @@ def _read_path(path: Path, cache_dir: str | Path | None, names: Sequence[str] | 
     if not path.exists():
         raise WeightsError(f"{path}: no such file or folder{_neighbours(path)}")
     if detect(path) in ("zip", "gzip", "tar"):
+        check_file(path)
         return _read_folder(_top_folder(unpack(path, cache_dir)), names)
     return _read_file(path, names)
 
@@ -85,6 +87,7 @@ def _read_file(path: Path, names: Sequence[str] | None) -> dict[str, np.ndarray]
     kind = detect(path)
     if kind == "records":
         return _read_records(path, names)
+    check_file(path)
     if names is not None:
         raise WeightsError(f"{path}: names are given, but this file ({kind}) has its own")
     if kind == "pickle":
@@ -95,6 +98,7 @@ def _read_file(path: Path, names: Sequence[str] | None) -> dict[str, np.ndarray]
 
 
 def _read_records(path: Path, names: Sequence[str] | None) -> dict[str, np.ndarray]:
+    check_file(path)
     if names is not None:
         return read_combined(path, dict.fromkeys(check_names(names, f"names for {path}")))
     found = find_shapes(path)
@@ -104,6 +108,7 @@ def _read_records(path: Path, names: Sequence[str] | None) -> dict[str, np.ndarr
             f"{path.stem}.json or __model__) or a list of names in file order (order.txt), or names=[...]"
         )
     shapes, origin = found
+    check_file(Path(origin))
     logger.info("%s: names of %d variables from %s", path, len(shapes), origin)
     try:
         return read_combined(path, shapes)
@@ -142,6 +147,7 @@ def _read_variables(folder: Path, names: Sequence[str]) -> dict[str, np.ndarray]
     """Read one file per variable."""
     if not names:
         raise WeightsError(f"{folder}: no weights in this folder")
+    check_folder(folder, names)
     arrays: dict[str, np.ndarray] = {}
     for name in check_names(sorted(names), str(folder)):
         try:

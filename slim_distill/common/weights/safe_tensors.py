@@ -13,6 +13,7 @@ import numpy as np
 
 from slim_distill.common.weights._cursor import Cursor, element_count, open_cursor, widen_bfloat16
 from slim_distill.common.weights.program import check_names
+from slim_distill.common.weights.sums import check_arrays
 
 __all__ = ["read_safetensors"]
 
@@ -42,7 +43,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
     Raises:
         WeightsError: the header is not what the format says, or its offsets lie: outside the file, overlapping, with
-            gaps, or of another size than shape and type need.
+            gaps, or of another size than shape and type need; or the numbers do not have the header's checksum.
     """
     with open_cursor(path) as cursor:
         header = _header(cursor)
@@ -62,6 +63,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
             arrays[name] = widen_bfloat16(array) if kind == "BF16" else array
         if cursor.left:
             raise cursor.error(f"{cursor.left} bytes follow the last tensor")
+    check_arrays(arrays, header.get(METADATA), str(path))
     return {name: arrays[name] for name in header if name != METADATA}
 
 

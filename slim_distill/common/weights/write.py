@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from slim_distill.common.archive import safe_parts
+from slim_distill.common.archive import file_sha256, safe_parts
 from slim_distill.common.errors import WeightsError
 from slim_distill.common.files import atomic_folder, atomic_write
 from slim_distill.common.names import pick
 from slim_distill.common.weights.legacy import write_record
 from slim_distill.common.weights.program import check_names
+from slim_distill.common.weights.sums import METADATA_KEY, SUMS, arrays_sha256, write_beside
 
 __all__ = ["FORMATS", "write_weights"]
 
@@ -22,7 +23,9 @@ FORMATS = ("pdparams", "safetensors", "folder")
 
 
 def write_weights(path: str | Path, arrays: Mapping[str, np.ndarray], format: str | None = None) -> None:
-    """Write arrays by name.
+    """Write arrays by name, with a checksum that `read_weights` checks (see `sums`).
+
+    It is inside a safetensors file, in `.sha256` in a folder, and in `PATH.sha256` beside a .pdparams.
 
     Args:
         path: the file, or for "folder" the folder, which replaces one that is there.
@@ -50,14 +53,17 @@ def _write_pickle(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
             raise WeightsError(
                 f"{path}: {name}: a .pdparams cannot hold {array.dtype} (Paddle takes uint16 for bfloat16)"
             )
+    _forget_old_sum(path)
     with atomic_write(path, error=WeightsError) as handle:
         pickle.dump(dict(arrays), handle, protocol=PICKLE_PROTOCOL)
+    write_beside(path)
 
 
 def _write_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    _forget_old_sum(path)
     with atomic_write(path, error=WeightsError) as handle:
         try:
-            handle.write(safetensors.numpy.save(dict(arrays)))
+            handle.write(safetensors.numpy.save(dict(arrays), {METADATA_KEY: arrays_sha256(arrays)}))
         except (KeyError, safetensors.SafetensorError) as cause:
             kinds = sorted({str(array.dtype) for array in arrays.values()})
             raise WeightsError(
@@ -98,6 +104,16 @@ def _write_folder(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("xb") as handle:
                 write_record(handle, array, name)
+        sums = "".join(f"{file_sha256(folder / name)}  {name}\n" for name in arrays)
+        (folder / SUMS).write_text(sums, encoding="utf-8")
+
+
+def _forget_old_sum(path: Path) -> None:
+    """Remove the checksum of the file that is about to be replaced: it would call the new one damaged."""
+    try:
+        path.with_name(path.name + SUMS).unlink(missing_ok=True)
+    except OSError as cause:
+        raise WeightsError(f"{path}{SUMS} cannot be removed: {cause.strerror}") from cause
 
 
 _WRITERS: Mapping[str, Callable[[Path, Mapping[str, np.ndarray]], None]] = dict(

@@ -1,5 +1,7 @@
 """Rewrites of programs, one per file."""
 
+from slim_distill.graph.passes.all_reduce import PREFIX, SHARE, AllReduce, broadcast, is_reduced, piece
+from slim_distill.graph.passes.cheap_broadcasts import cheap_broadcasts
 from slim_distill.graph.passes.fold_batch_norm import FoldBatchNorm
 from slim_distill.graph.passes.freeze import Freeze
 from slim_distill.graph.passes.fuse_inference import FuseInference
@@ -10,6 +12,9 @@ from slim_distill.graph.passes.slice import Slice
 from slim_distill.graph.passes.update_early import UpdateEarly
 
 __all__ = [
+    "PREFIX",
+    "SHARE",
+    "AllReduce",
     "FoldBatchNorm",
     "Freeze",
     "FuseInference",
@@ -18,7 +23,11 @@ __all__ = [
     "PlaceKernels",
     "Slice",
     "UpdateEarly",
+    "broadcast",
+    "cheap_broadcasts",
+    "is_reduced",
     "merge",
     "merge_into",
+    "piece",
     "run_passes",
 ]

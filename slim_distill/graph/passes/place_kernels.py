@@ -8,25 +8,28 @@ from slim_distill.graph.convolutions import is_convolution
 from slim_distill.graph.passes._placement import only_cpus, place
 from slim_distill.graph.passes._replace import retire
 from slim_distill.graph.passes.infra import PassResult
-from slim_distill.graph.program import NamedProgram
+from slim_distill.graph.program import NamedProgram, dtype_of
 
 __all__ = ["PlaceKernels"]
 
 _DEPTHWISE = "pd_op.depthwise_conv2d"
+_ACTIVATIONS = ("pd_op.relu_grad", "pd_op.leaky_relu_grad")
 
 
 @dataclass(frozen=True)
 class PlaceKernels:
-    """Put convolutions and their gradients on oneDNN, operator by operator.
+    """Put convolutions, their gradients and those of activations on oneDNN, operator by operator.
 
     1. Depthwise convolutions, where Paddle's own kernel is a plain loop.
     2. Convolutions with a kernel larger than 1x1, where Paddle's own kernel copies every patch before its matrix
        product. A 1x1 convolution is one matrix product already and stays: there oneDNN's changes of layout cost more
        than it wins.
 
-    Batch norms, activations and their gradients stay too. oneDNN has them, but between convolutions whose forward and
-    backward passes ask for different layouts it is slower than one thread of Paddle's own kernels (measured: 41 ms
-    against 27 ms for the 47 batch norms of a YOLOv3-MobileNetV1 step).
+    3. Gradients of relu and leaky relu, which Paddle's own kernels compute on one thread.
+
+    Batch norms and their gradients stay. oneDNN has them, but between convolutions whose forward and backward passes
+    ask for different layouts it is slower than one thread of Paddle's own kernels (measured: 41 ms against 27 ms for
+    the 47 batch norms of a YOLOv3-MobileNetV1 step). So do the activations themselves, which work in place.
 
     Results are converted back to the plain layout, so that every name can be fetched and read by any operator.
 
@@ -70,6 +73,8 @@ class PlaceKernels:
         """No name stands for a value in a layout that only oneDNN reads."""
 
     def _wants(self, op: _pir.Operation) -> bool:
+        if op.name().removesuffix("_") in _ACTIVATIONS:
+            return dtype_of(op.operand_source(0)) == "float32"
         if not is_convolution(op):
             return False
         if self.chosen is not None:
