@@ -125,9 +125,6 @@ def _train_in(
     eval_loader = build.build_eval_loader(cfg, ranks)
     try:
         build.check_classes(cfg, loader, "data.train")
-        others = {} if done else {prefix: t for prefix, t in teachers.items() if t.ema is None}
-        judged = {prefix: build.check_teacher(cfg, prefix, t, eval_loader, ranks) for prefix, t in others.items()}
-
         student = build.build_student(cfg)
         max_iters, epoch_steps = cfg.train.max_iters, len(loader)
         terms = terms_from_config(cfg.distill, losses, max_iters=max_iters, epoch_steps=epoch_steps) if teachers else ()
@@ -136,6 +133,9 @@ def _train_in(
             student, teachers, terms, cfg, on_cpu=session.on_cpu, fed=outputs.prefixes, report=log.info
         )
         training = in_parts(training, terms, cfg.parallel, ranks.count, report=log.info)
+        # After the terms are bound: looking at all evaluation data may take long, a mistake in the recipe shows at once.
+        others = {} if done else {prefix: t for prefix, t in teachers.items() if t.ema is None}
+        judged = {prefix: build.check_teacher(cfg, prefix, t, eval_loader, ranks) for prefix, t in others.items()}
         placed = place(
             training.program,
             cfg.compile.placement,
