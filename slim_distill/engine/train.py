@@ -133,7 +133,7 @@ def _train_in(
             student, teachers, terms, cfg, on_cpu=session.on_cpu, fed=outputs.prefixes, report=log.info
         )
         training = in_parts(training, terms, cfg.parallel, ranks.count, report=log.info)
-        # After the terms are bound: looking at all evaluation data may take long, a mistake in the recipe shows at once.
+        # After the terms are bound: evaluation may take long, and a mistake in the recipe shows at once.
         others = {} if done else {prefix: t for prefix, t in teachers.items() if t.ema is None}
         judged = {prefix: build.check_teacher(cfg, prefix, t, eval_loader, ranks) for prefix, t in others.items()}
         placed = place(
