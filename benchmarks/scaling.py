@@ -141,6 +141,7 @@ def make_links(stack: ExitStack, count: int, rate_mbit: int) -> list[str]:
         ip("netns", "add", name)
         stack.callback(ip, "netns", "del", name)
         ip("link", "add", f"{name}v", "type", "veth", "peer", "name", "net0", "netns", name)
+        stack.callback(ip, "link", "del", f"{name}v")  # a namespace takes its end away some time after it is deleted
         ip("link", "set", f"{name}v", "master", BRIDGE, "up")
         ip("-n", name, "addr", "add", f"{host}/24", "dev", "net0")
         for device in ("net0", "lo"):
