@@ -1,14 +1,19 @@
-"""Seconds to freeze, slice and merge a teacher against its operators: python benchmarks/merge_time.py [--json]."""
+"""CPU seconds to cut, compile and merge a teacher against its operators: python benchmarks/merge_time.py [--json].
+
+All of it is work of one thread, so on an idle machine these are seconds by the clock, and on a busy one they stay so.
+"""
 
 import argparse
 import json
 import statistics
 import sys
 import time
+from itertools import pairwise
+from typing import Any
 
 from slim_distill.common.threads import configure_threads
 
-SIZES = (100, 1000, 10_000)
+SIZES = (100, 1000, 3000, 10_000)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,40 +23,52 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--repeat", type=int, default=3, help="runs of each size; the median counts")
     args = parser.parse_args(argv)
     configure_threads()
+    import numpy as np
     import paddle
     from paddle import static
 
     from slim_distill.common.specs import FeedSpec, ModelSpec
-    from slim_distill.graph import Freeze, NamedProgram, Slice, merge, run_passes, trace
+    from slim_distill.engine.session import start_static_mode
+    from slim_distill.graph import FoldBatchNorm, Freeze, FuseInference, NamedProgram, Slice, merge, run_passes, trace
 
-    paddle.enable_static()
+    start_static_mode()
 
     def chain(operators: int) -> NamedProgram:
-        """Layers of matmul, add and tanh with two parameters each: five operators a layer."""
+        """Layers of convolution, batch norm and ReLU with five parameters: eight operators a layer."""
+
+        def parameter(name: str, *shape: int) -> Any:
+            return static.create_parameter(list(shape), "float32", attr=paddle.ParamAttr(name=name))
 
         def build(feeds: dict) -> dict:
             x = feeds["x"]
-            for i in range(operators // 5):
-                w = static.create_parameter([8, 8], "float32", attr=paddle.ParamAttr(name=f"fc{i}_weights"))
-                b = static.create_parameter([8], "float32", attr=paddle.ParamAttr(name=f"fc{i}_bias"))
-                x = paddle.tanh(paddle.add(paddle.matmul(x, w), b))
+            for i in range(operators // 8):
+                x = paddle.nn.functional.conv2d(x, parameter(f"conv{i}_weights", 8, 8, 3, 3), padding=1)
+                names = ("mean", "var", "scale", "offset")
+                x = paddle.nn.functional.batch_norm(x, *(parameter(f"bn{i}_{name}", 8) for name in names))
+                x = paddle.nn.functional.relu(x)
             return {"out": x}
 
-        return trace(ModelSpec({"x": FeedSpec((None, 8))}, build))
+        program = trace(ModelSpec({"x": FeedSpec((None, 8, 8, 8))}, build))
+        return program.with_values({name: np.ones(s, "float32") for name, s in program.parameter_shapes().items()})
 
     results = {}
+    keep = ("out",)
     for size in SIZES:
         host, guest = chain(100), chain(size)
-        times: dict[str, list[float]] = {"freeze and slice": [], "merge": []}
+        times: dict[str, list[float]] = {"freeze and slice": [], "fold and fuse": [], "merge": []}
         for _ in range(args.repeat):
-            since = time.perf_counter()
-            frozen = run_passes(guest, [Freeze(), Slice(("out",))]).program
-            middle = time.perf_counter()
+            marks = [time.process_time()]
+            frozen = run_passes(guest, [Freeze(), Slice(keep)]).program
+            marks.append(time.process_time())
+            frozen = run_passes(frozen, [FoldBatchNorm(keep), FuseInference(keep)]).program
+            marks.append(time.process_time())
             merge(host, frozen)
-            times["freeze and slice"].append(middle - since)
-            times["merge"].append(time.perf_counter() - middle)
+            marks.append(time.process_time())
+            for values, (start, end) in zip(times.values(), pairwise(marks), strict=True):
+                values.append(end - start)
         results[size] = {name: statistics.median(values) for name, values in times.items()}
-        print(f"{size:>6} operators: " + ", ".join(f"{n} {s:.3f} s" for n, s in results[size].items()))
+        total = sum(results[size].values())
+        print(f"{size:>6} operators: {total:.2f} s: " + ", ".join(f"{n} {s:.3f} s" for n, s in results[size].items()))
     if args.json:
         seconds = {n: {k.replace(" ", "_") + "_s": v for k, v in row.items()} for n, row in results.items()}
         print(json.dumps(seconds))
