@@ -129,7 +129,7 @@ def _train_in(
         terms = terms_from_config(cfg.distill, losses, max_iters=max_iters, epoch_steps=epoch_steps) if teachers else ()
         training = training_step(student, teachers, terms, cfg, on_cpu=session.on_cpu, report=log.info)
         training = in_parts(training, terms, cfg.parallel, ranks.count, report=log.info)
-        # After the terms are bound: looking at all evaluation data may take long, a mistake in the recipe shows at once.
+        # After the terms are bound: evaluation may take long, and a mistake in the recipe shows at once.
         others = {} if done else {prefix: t for prefix, t in teachers.items() if t.ema is None}
         judged = {prefix: build.check_teacher(cfg, prefix, t, eval_loader, ranks) for prefix, t in others.items()}
         placed = place(
