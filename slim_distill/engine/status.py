@@ -91,12 +91,13 @@ def read_status(folder: Path) -> dict[str, Any]:
         status = json.loads(path.read_text(encoding="utf-8"))
         if status["state"] == RUNNING and not lock_held(lock_path(folder)):
             status["state"] = GONE
+        render_status(status)  # stumbles over values that are none of ours
     except (FileNotFoundError, NotADirectoryError) as error:
         known = sorted(str(found.parent) for found in folder.glob(f"*/{STATUS}")) if folder.is_dir() else []
         hint = f"; there is one in {', '.join(known[:5])}" if known else "; give a run's folder, output_dir/name"
         raise ConfigError(f"{folder}: no {STATUS} there{hint}") from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{path} cannot be read ({error!r})") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
+        raise ConfigError(f"{path} cannot be read ({error!r:.200})") from error
     return status
 
 

@@ -77,17 +77,37 @@ OPTIONS = {
     "resume_a_list": case("train -c run.yml -r c", "manifest.json cannot be read", files={"c/manifest.json": "[]"}),
     "resume_step_huge": case(
         "train -c run.yml -r c",
-        "manifest.json|format|model",
+        "manifest.json cannot be read",
         files={"c/manifest.json": '{"files": {}, "step": 1e999, "format": 1}'},
     ),
     "resume_leaves": case(
         "train -c run.yml -r c",
-        "missing|c",
+        "c.manifest.json cannot be read|is missing",
         files={"c/manifest.json": '{"files": {"../../run.yml": {}}, "step": 1, "format": 1}'},
     ),
     "resume_without_model": case(
-        "train -c run.yml -r c", "model.safetensors", files={"c/manifest.json": '{"files": {}, "step": 1, "format": 1}'}
+        "train -c run.yml -r c",
+        "has no step or no model",
+        files={"c/manifest.json": '{"files": {}, "step": 1, "format": 1}'},
     ),
+}
+
+STATUS = {
+    "status_missing": case("status gone", "gone: no status.json there", "give a run's folder"),
+    "status_of_a_file": case("status run.yml", "run.yml: no status.json there"),
+    "status_of_a_folder_above": case("status out", "there is one in out/tiny", files={"out/tiny/status.json": "{}"}),
+    "status_empty": case("status s", "s/status.json cannot be read", files={"s/status.json": b""}),
+    "status_cut": case("status s", "s/status.json cannot be read", files={"s/status.json": '{"state": '}),
+    "status_binary": case("status s", "s/status.json cannot be read", files={"s/status.json": bytes(range(256))}),
+    "status_a_list": case("status s", "s/status.json cannot be read", files={"s/status.json": "[]"}),
+    "status_nested": case("status s", "s/status.json cannot be read", files={"s/status.json": "[" * 200_000}),
+    "status_of_text": case(
+        "status s", "s/status.json cannot be read", files={"s/status.json": '{"state": "failed", "images_per_s": "x"}'}
+    ),
+    "status_of_lists": case(
+        "status s", "s/status.json cannot be read", files={"s/status.json": '{"state": "failed", "losses": []}'}
+    ),
+    "status_unreadable": case("status locked", "status.json", prepare=locked(0)),
 }
 
 NAMES = {
@@ -132,8 +152,8 @@ PATHS = {
         f"export {LOADED} --output_dir locked --size 64", "--output_dir", prepare=locked()
     ),
     "eval_json_unwritable": case(f"eval {LOADED} --json locked/e.json", "Permission denied", prepare=locked()),
-    "eval_json_a_folder": case(f"eval {LOADED} --json data", "data: Is a directory"),
-    "eval_json_in_no_folder": case(f"eval {LOADED} --json run.yml/e.json", "run.yml/e.json: Not a directory"),
+    "eval_json_a_folder": case(f"eval {LOADED} --json data", r"Is a directory \(data\)"),
+    "eval_json_in_no_folder": case(f"eval {LOADED} --json run.yml/e.json", r"Not a directory \(run.yml/e.json\)"),
     "demo_output_a_file": case("demo --output_dir run.yml --iters 1", "run.yml"),
     "demo_output_unwritable": case("demo --output_dir locked --iters 1", "Permission denied", prepare=locked()),
     "compare_output_a_file": case(
@@ -158,4 +178,4 @@ PATHS = {
     ),
 }
 
-CASES = {**OPTIONS, **NAMES, **PATHS}
+CASES = {**OPTIONS, **STATUS, **NAMES, **PATHS}

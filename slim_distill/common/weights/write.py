@@ -76,7 +76,7 @@ def _check_replaced(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise WeightsError(f"{path}: a folder would be written here, and there is a file; give another name")
     for file in path.rglob("*"):
-        if not file.is_dir() and not _is_record(file):
+        if not file.is_dir() and file.name != SUMS and not _is_record(file):
             raise WeightsError(
                 f"{path}: the folder holds {file.relative_to(path)}, which is no variable, and would be replaced with "
                 "all that is in it; give the name of a new folder"
