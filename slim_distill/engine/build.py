@@ -15,8 +15,8 @@ from slim_distill.common.weights import match_weights, read_weights
 from slim_distill.config.schema import RunConfig, TeacherConfig
 from slim_distill.data.batches import Split
 from slim_distill.data.build import build_loader
-from slim_distill.data.labels import read_labels
 from slim_distill.data.loader import Loader
+from slim_distill.engine.classes import check_classes, class_index, class_names
 from slim_distill.engine.distributed import ALONE, Ranks
 from slim_distill.engine.evaluate import Evaluation, detect, renumber, score, score_together
 from slim_distill.engine.precision import reduced_precision
@@ -113,32 +113,6 @@ def build_teacher(
     loss = replace(cfg.model.loss, fine_grained=student.model.loss.fine_grained)
     spec = build_model(replace(cfg.model, loss=loss), "train", size_px, batch)
     return trace(spec if index is None else select_classes(spec, index))
-
-
-def class_index(cfg: RunConfig, prefix: str, teacher: Teacher) -> tuple[int, ...] | None:
-    """The number of each of the student's classes among the teacher's; None where the teacher has the same classes.
-
-    Raises:
-        ConfigError: other classes without `classes: by_name`, a class that the teacher does not have, or a teacher
-            that is not frozen.
-    """
-    path = f"distill.teachers.{prefix}.classes"
-    if teacher.classes == "same":
-        if cfg.model.num_classes != teacher.cfg.model.num_classes:
-            raise ConfigError(
-                f"{path}: the teacher {prefix!r} has {teacher.cfg.model.num_classes} classes, the student "
-                f"{cfg.model.num_classes}; both must have the same, or set by_name here if the teacher knows them all"
-            )
-        return None
-    if not teacher.frozen:
-        raise ConfigError(f"{path}: by_name is for a frozen teacher; leave out frozen: false, or this")
-    mine, its = class_names(cfg), class_names(teacher.cfg)
-    missing = [name for name in mine if name not in its]
-    if missing:
-        raise ConfigError(
-            f"{path}: the teacher {prefix!r} does not know {', '.join(missing)}; its classes: {', '.join(its)}"
-        )
-    return tuple(its.index(name) for name in mine)
 
 
 def load_weights(source: str, program: NamedProgram, *, strict: bool) -> dict[str, np.ndarray]:
@@ -364,16 +338,6 @@ def evaluate(
     return score_together(found, ranks, records, lambda every: score(every, records, classes, cfg.eval))
 
 
-def check_classes(cfg: RunConfig, loader: Loader, where: str) -> None:
-    """Raise ConfigError when the data set has another number of classes than the model."""
-    classes = loader.dataset.classes
-    if len(classes) != cfg.model.num_classes:
-        raise ConfigError(
-            f"model.num_classes is {cfg.model.num_classes}, but the data set of {where} has {len(classes)} classes "
-            f"({', '.join(classes[:8])}{', ...' if len(classes) > 8 else ''}); make them agree"
-        )
-
-
 def check_teacher(cfg: RunConfig, prefix: str, teacher: Teacher, loader: Loader, ranks: Ranks = ALONE) -> Evaluation:
     """Evaluate a teacher on the student's data and refuse one that has nothing to teach.
 
@@ -403,12 +367,3 @@ def load_model(cfg: RunConfig) -> dict[str, np.ndarray]:
     """The parameters behind `cfg.weights`, all of them."""
     program = trace(build_model(cfg.model, "eval"))
     return load_weights(cfg.weights, program, strict=True)
-
-
-def class_names(cfg: RunConfig) -> tuple[str, ...]:
-    """Names of the model's classes as the run's data sets have them, or their numbers where none names them."""
-    for reader in (cfg.data.eval, cfg.data.train):
-        dataset = reader.dataset
-        if dataset.labels or dataset.classes:
-            return read_labels(dataset.labels, dataset.classes, Path(dataset.root))
-    return tuple(str(k) for k in range(cfg.model.num_classes))

@@ -120,7 +120,7 @@ def run_facts(cfg: RunConfig, done: int, loader: Loader, device: str, devices: i
         "random": RANDOM,
         "max_iters": cfg.train.max_iters,
         "epoch": epoch,
-        "position": {"batch": batch, "sample": batch * cfg.data.train.batch_size * loader.maker.parts},
+        "position": {"batch": batch, "sample": batch * cfg.data.train.batch_size * cfg.parallel.accumulate * devices},
         "samples": len(loader.dataset),
         "device": device,
         "devices": devices,
