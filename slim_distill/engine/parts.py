@@ -57,8 +57,12 @@ def start_together(session: Session, training: TrainingProgram, ranks: Ranks, do
         TrainingError: it has not.
     """
     if ranks.count > 1:
-        with ranks.limited("the exchange of parameters"):
-            session.run(broadcast(training.program), {}, [])
+        ranks.wait()  # building the program may take one rank much longer than another
+        try:
+            with ranks.limited("the exchange of parameters"):
+                session.run(broadcast(training.program), {}, [])
+        except RuntimeError as error:
+            raise ranks.failed("the exchange of parameters", error) from error
         names = (*training.program.parameters(), *training.program.states())
         ranks.check_drift(session, names, f"before step {done}")
 
