@@ -19,7 +19,7 @@ demo: $(VENV)/.installed  ## train and distil small detectors on drawn handwriti
 	$(BIN)/python tools/demo.py
 
 test: $(VENV)/.installed  ## run the whole test suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.installed  ## lint, format, types, and patterns that are often unsafe
 	$(BIN)/python -m ruff check .

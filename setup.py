@@ -32,6 +32,7 @@ setup(
         "demo": ["scikit-learn>=1.5"],
         "dev": [
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "ruff>=0.6",
             "mypy>=1.10",
