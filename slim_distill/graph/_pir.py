@@ -28,6 +28,7 @@ __all__ = [
     "clone_program",
     "convert_for_native_readers",
     "copy_parameter_attributes",
+    "create_parameter",
     "data_name",
     "erase",
     "erase_startup",
@@ -252,6 +253,15 @@ def inserting_after(program: Program, op: Operation) -> Iterator[None]:
 def remap(table: Mapping[str, Value], look_up: Callable[[Value], Value]) -> dict[str, Value]:
     """The same names for the copies of the values."""
     return {name: look_up(value) for name, value in table.items()}
+
+
+def create_parameter(main: Program, startup: Program, name: str, shape: Sequence[int], dtype: str) -> Value:
+    """A new parameter that does not train; `startup` sets it to 0, so its value must be given to the session."""
+    with static.program_guard(main, startup):
+        zero = paddle.nn.initializer.Constant(0.0)
+        value = static.create_parameter(list(shape), dtype, name=name, default_initializer=zero)
+    value.stop_gradient, value.trainable = True, False
+    return value
 
 
 def clone_parameter(program: Program, template: Value, name: str, shape: Sequence[int]) -> Value:
