@@ -76,7 +76,7 @@ class CachedTeacher:
     ) -> None:
         if self._store is not None and self._store.storing and not self._checked:
             self._checked = True
-            self._refuse(self._refusal(inputs, out))
+            self._refuse(self._refusal(self._store, inputs, out))
         if self._store is None:
             return
         for key in new:
@@ -88,12 +88,11 @@ class CachedTeacher:
             self._store = None
             log.info("%s: not cached: %s", self.prefix, why)
 
-    def _refusal(self, inputs: Mapping[str, np.ndarray], out: Mapping[str, np.ndarray]) -> str:
+    def _refusal(self, store: ArrayStore, inputs: Mapping[str, np.ndarray], out: Mapping[str, np.ndarray]) -> str:
         """Why the outputs for a first batch must not or need not be kept; "" if they are."""
-        assert self._store is not None
         size = sum(array.nbytes for array in out.values())
         count = len(next(iter(inputs.values())))
-        bound = self._store.max_bytes
+        bound = store.max_bytes
         if size > bound:
             return (
                 f"its outputs for one batch take {size / 1e9:.3g} GB, the bound is {bound / 1e9:.3g} "
