@@ -174,7 +174,7 @@ def _fold(program: NamedProgram, match: _Match) -> _Folded:
         f"{name}.bias{_SUFFIX}": (offset + k * (bias - mean)).reshape(1, -1, 1, 1).astype(old.dtype),
     }
     new = {
-        name: _pir.create_parameter(program.main, program.startup, name, array.shape, str(array.dtype))
+        name: _pir.clone_parameter(program.main, match.conv.operand_source(1), name, array.shape)
         for name, array in folded.items()
     }
     dead = match.dead()
