@@ -24,7 +24,7 @@ class Watch(threading.Thread):
 
     1. A connection that ends without a farewell, or is silent for `timeout_s`: that rank died, hangs as a whole, or
        cannot be reached.
-    2. A rank whose work takes longer than `timeout_s` (see `limit`) says so and stops; so does one that gives up.
+    2. A rank whose work takes longer than it may (see `limit`) says so and stops; so does one that gives up.
 
     In each case every process writes the reason to its standard error and ends with LOST_RANK_EXIT: a main thread that
     waits in an exchange with a dead rank cannot be woken in any other way.
@@ -40,16 +40,16 @@ class Watch(threading.Thread):
         self.rank, self.links, self.timeout_s = rank, dict(links), timeout_s
         self.pulse_s = min(_PULSE_S, timeout_s / 5)
         self.leaving = threading.Event()
-        self._work: tuple[float, str] | None = None
+        self._work: tuple[float, float, str] | None = None  # since when, how long at most, what
         self._lock = threading.Lock()  # two threads write lines
         self._heard: dict[int, float] = {}
         self._text: dict[int, bytes] = dict.fromkeys(self.links, b"")
         for link in self.links.values():
             link.socket.setblocking(False)
 
-    def limit(self, what: str | None) -> None:
-        """From now on `what` must be done within `timeout_s`; None: there is no limit."""
-        self._work = None if what is None else (time.monotonic(), what)
+    def limit(self, what: str | None, times: float = 1.0) -> None:
+        """From now on `what` must be done within `times * timeout_s`; None: there is no limit."""
+        self._work = None if what is None else (time.monotonic(), times * self.timeout_s, what)
 
     def leave(self, reason: str = "") -> None:
         """Say farewell; with a reason, the other ranks will stop too."""
@@ -73,14 +73,14 @@ class Watch(threading.Thread):
                 if now - last > 3 * self.pulse_s + 1.0:
                     # This process itself was stopped for a while, and so could not hear anything.
                     self._heard = dict.fromkeys(self._heard, now)
-                    self._work = None if self._work is None else (now, self._work[1])
+                    self._work = None if self._work is None else (now, *self._work[1:])
                 last = now
                 self._check(now)
 
     def _check(self, now: float) -> None:
         work = self._work
-        if work is not None and now - work[0] > self.timeout_s and not self.leaving.is_set():
-            self._end(f"rank {self.rank} hangs: {work[1]} has taken more than {self.timeout_s:g} s")
+        if work is not None and now - work[0] > work[1] and not self.leaving.is_set():
+            self._end(f"rank {self.rank} hangs: {work[2]} has taken more than {work[1]:g} s")
         for rank in self.links:
             if now - self._heard[rank] > self.timeout_s:
                 self._end(f"rank {rank} has been silent for {self.timeout_s:g} s: it hangs, or cannot be reached")

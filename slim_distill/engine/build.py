@@ -1,9 +1,11 @@
 """The composition root: from configurations to models, programs and data, in plain sight."""
 
+import itertools
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -326,13 +328,20 @@ def evaluate(
         before_batch: may raise to give up in between.
     """
 
-    def watched() -> Iterator[dict[str, np.ndarray]]:
-        for batch in loader.batches():
-            before_batch()
-            yield batch
+    def watched() -> Generator[dict[str, np.ndarray], None, None]:
+        """The batches; each must be there and done with in time."""
+        with closing(loader.batches()) as batches:
+            for number in itertools.count():
+                with ranks.limited(f"batch {number} of an evaluation"):
+                    batch = next(batches, None)
+                    if batch is None:
+                        return
+                    before_batch()
+                    yield batch
 
     detector = build_detector(cfg, values)
-    found = detect(detector.session, detector.program, watched())
+    with closing(watched()) as batches:
+        found = detect(detector.session, detector.program, batches)
     found = found if index is None else renumber(found, index)
     records, classes = loader.dataset.records, loader.dataset.classes
     return score_together(found, ranks, records, lambda every: score(every, records, classes, cfg.eval))

@@ -19,13 +19,16 @@ from slim_distill.engine._links import Link, join, listen
 from slim_distill.engine._watch import LOST_RANK_EXIT, Watch
 from slim_distill.engine.session import Session
 
-__all__ = ["ALONE", "LOST_RANK_EXIT", "Ranks", "connect"]
+__all__ = ["ALONE", "LOST_RANK_EXIT", "SLOW", "Ranks", "connect"]
 
 log = logging.getLogger(__name__)
 
 _KINDS = ("talk", "watch")
 _FAILED = b"\1"
 _ALONE = Launch()
+
+SLOW = 10.0
+"""Writing and scoring may take so many times longer than a step."""
 
 
 class Ranks:
@@ -103,12 +106,12 @@ class Ranks:
         return self.settle(b"1" if flag else b"", lambda flags: b"1" if any(flags) else b"") == b"1"
 
     @contextmanager
-    def limited(self, what: str) -> Iterator[None]:
-        """What is done inside must not take longer than `parallel.timeout_s`, or this process and all others stop."""
+    def limited(self, what: str, times: float = 1.0) -> Iterator[None]:
+        """What is done inside must not take longer than `times * parallel.timeout_s`, or all processes stop."""
         if self._watch is None:
             yield
             return
-        self._watch.limit(what)
+        self._watch.limit(what, times)
         try:
             yield
         finally:

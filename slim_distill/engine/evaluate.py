@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from slim_distill.config.schema import EvalConfig
-from slim_distill.engine.distributed import Ranks
+from slim_distill.engine.distributed import SLOW, Ranks
 from slim_distill.engine.session import Session
 from slim_distill.graph import NamedProgram
 from slim_distill.metrics import coco_ap, coco_from_records, voc_ap
@@ -115,7 +115,8 @@ def score_together(
         order = [record["im_id_number"] for record in _numbered(records)]
         times = [part.ms_per_image for part in parts if np.isfinite(part.ms_per_image)]
         joined = {im_id: by_image[im_id] for im_id in order if im_id in by_image}
-        return json.dumps(asdict(judge(Detections(joined, float(np.mean(times)))))).encode()
+        with ranks.limited("scoring an evaluation", SLOW):
+            return json.dumps(asdict(judge(Detections(joined, float(np.mean(times)))))).encode()
 
     return Evaluation(**json.loads(ranks.settle(_pack(found), decide)))
 

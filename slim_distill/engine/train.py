@@ -22,7 +22,7 @@ from slim_distill.data.loader import Loader
 from slim_distill.engine import build
 from slim_distill.engine.checkpoint import Checkpoint, load_checkpoint, remove_old, save_checkpoint
 from slim_distill.engine.compiling import place, show_precision, training_step, usual_step
-from slim_distill.engine.distributed import Ranks, connect
+from slim_distill.engine.distributed import SLOW, Ranks, connect
 from slim_distill.engine.evaluate import Evaluation
 from slim_distill.engine.hooks import EverySteps, Progress, Recorder, Scalars
 from slim_distill.engine.loop import Hook, run_loop
@@ -354,7 +354,8 @@ class _Job:
             overdue: the evaluation after this step is left to the next start, and with it the end of the run.
         """
         if self.ranks.first:
-            self._save(done, overdue)
+            with self.ranks.limited("writing a checkpoint", SLOW):
+                self._save(done, overdue)
         self.ranks.wait()
 
     def check_drift(self, done: int) -> None:
@@ -384,7 +385,8 @@ class _Job:
         if self.best is None or self.last.metric > self.best:
             self.best = self.last.metric
             facts = {"metric": self.last.metric, "metric_name": self.last.name, **self.facts(done)}
-            save_checkpoint(self.folder / BEST, Checkpoint(values, {}, done, facts), dump_config(self.cfg))
+            with self.ranks.limited("writing the best model", SLOW):
+                save_checkpoint(self.folder / BEST, Checkpoint(values, {}, done, facts), dump_config(self.cfg))
         self.status.report(step=done, metric=self.last.metric, best=self.best)
 
 

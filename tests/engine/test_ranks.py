@@ -171,6 +171,8 @@ watch.start()
 print("ready", flush=True)
 if rank == 1 and how == "hangs":
     watch.limit("step 7")
+if rank == 1 and how == "writes":
+    watch.limit("writing a checkpoint", 2)
 if rank == 1 and how == "gives up":
     watch.leave("DataError: no such image")
     watch.join(10)
@@ -224,6 +226,7 @@ def watched(how):
         ("dies", [LOST_RANK_EXIT, -signal.SIGKILL, LOST_RANK_EXIT], "rank 1 is gone: its process was killed", 0.0),
         ("stops", [LOST_RANK_EXIT] * 3, "rank 1 has been silent for 1.5 s: it hangs", 1.0),
         ("hangs", [LOST_RANK_EXIT] * 3, "rank 1 hangs: step 7 has taken more than 1.5 s", 0.5),
+        ("writes", [LOST_RANK_EXIT] * 3, "rank 1 hangs: writing a checkpoint has taken more than 3 s", 2.0),
         ("gives up", [LOST_RANK_EXIT, 2, LOST_RANK_EXIT], "rank 1 gave up: DataError: no such image", 2.0),
         ("ends", [0, 0, 0], "", 0.0),
     ],

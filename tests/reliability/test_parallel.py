@@ -12,6 +12,7 @@ import pytest
 from slim_distill.config import load_config
 from slim_distill.engine import build
 from slim_distill.engine.checkpoint import load_checkpoint
+from slim_distill.engine.distributed import Ranks
 from tests.tiny import run_config, write_config, write_voc
 
 pytestmark = pytest.mark.usefixtures("static_mode")
@@ -118,4 +119,18 @@ def test_one_rank_keeps_the_log_and_the_shared_evaluation_is_that_of_one_process
     model = load_checkpoint(world / "out" / "two_l2" / "20").model
     metrics = [json.loads(line) for line in (world / "out" / "two_l2" / "log.jsonl").read_text().splitlines()]
     found = [line["metric"] for line in metrics if "metric" in line]
-    assert found[-1] == build.evaluate(cfg, model, loader).metric > 0
+    limits = Limits()
+    assert found[-1] == build.evaluate(cfg, model, loader, ranks=Ranks(watch=limits)).metric > 0
+    batches = [f"batch {k} of an evaluation" for k in range(len(loader) + 1)]  # the last one turns out not to exist
+    assert [what for what in limits.told if what is not None] == batches
+    assert limits.told[-1] is None
+
+
+class Limits:
+    """In place of the thread that watches other ranks: notes what must be done in time."""
+
+    def __init__(self):
+        self.told = []
+
+    def limit(self, what, times=1.0):
+        self.told.append(what)

@@ -8,6 +8,7 @@ from paddle.nn import functional
 from slim_distill.common.errors import GraphError
 from slim_distill.graph import _pir
 from slim_distill.graph.naming import name_values
+from slim_distill.graph.passes._pieces import edit_in_pieces
 from slim_distill.graph.passes._placement import only_cpus, place
 from slim_distill.graph.passes.infra import PassResult
 from slim_distill.graph.program import NamedProgram
@@ -98,21 +99,26 @@ def _is_computed(value: _pir.Value) -> bool:
 def _fuse(
     program: _pir.Program, given: dict[str, _pir.Value]
 ) -> tuple[tuple[str, ...], dict[str, int], dict[str, _pir.Value]]:
-    """Run Paddle's passes with the given values protected: (notes, refusals, {name: value})."""
-    notes: tuple[str, ...] = ()
+    """Fuse, then place what is left: (notes, refusals, {name: value that stands for the given one})."""
+    notes: dict[str, None] = {}
+    given = edit_in_pieces(program, given, lambda piece: notes.update(dict.fromkeys(_run_fusions(piece))))
     with _pir.protected(program, given) as kept:
-        _pir.run_paddle_passes(program, _FUSE_SUMS)
-        _give_bias_itself(program)
-        if _both_kinds(program):
-            notes = ("activations are not fused: leaky ReLUs and hard sigmoids of offset 0 could not be told apart",)
-        else:
-            _disguise_leaky_relu(program)
-            _pir.run_paddle_passes(program, _FUSE_ACTIVATIONS)
-            _undo_disguise(program)
         result = place(program, [op for op in _pir.ops(program) if op.name() in _PLACEABLE], training=False)
         _pir.erase(program, lambda op: op.id() in result.dead)
         _pir.convert_for_native_readers(program)
     return (*notes, *result.notes), {**result.refusals, **_unknown(program)}, kept
+
+
+def _run_fusions(program: _pir.Program) -> tuple[str, ...]:
+    """Let convolutions take in what follows them: notes about what they did not."""
+    _pir.run_paddle_passes(program, _FUSE_SUMS)
+    _give_bias_itself(program)
+    if _both_kinds(program):
+        return ("activations are not fused: leaky ReLUs and hard sigmoids of offset 0 could not be told apart",)
+    _disguise_leaky_relu(program)
+    _pir.run_paddle_passes(program, _FUSE_ACTIVATIONS)
+    _undo_disguise(program)
+    return ()
 
 
 def _give_bias_itself(program: _pir.Program) -> None:
