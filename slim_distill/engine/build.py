@@ -1,5 +1,6 @@
 """The composition root: from configurations to models, programs and data, in plain sight."""
 
+import gc
 import itertools
 import logging
 import re
@@ -342,6 +343,8 @@ def evaluate(
     detector = build_detector(cfg, values)
     with closing(watched()) as batches:
         found = detect(detector.session, detector.program, batches)
+    del detector
+    gc.collect()  # Paddle's executors refer to themselves, and each keeps as much memory as the model
     found = found if index is None else renumber(found, index)
     records, classes = loader.dataset.records, loader.dataset.classes
     return score_together(found, ranks, records, lambda every: score(every, records, classes, cfg.eval))

@@ -2,9 +2,11 @@
 
 import logging
 import os
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
@@ -80,6 +82,8 @@ class Session:
         self.on_cpu = isinstance(self.place, paddle.CPUPlace)
         self._executor = static.Executor(self.place)
         self._scope = static.Scope()
+        # Paddle keeps every scope to the end of the process, with all that is in it.
+        weakref.finalize(self, _empty, self._scope)
 
     @contextmanager
     def _active(self) -> Iterator[None]:
@@ -161,6 +165,12 @@ class Session:
             # The file's own fetch operators give the outputs; nothing else may be fetched beside them.
             outputs = self._executor.run(program, feed={name: batch[name] for name in feeds})
         return outputs, set(parameters(program))
+
+
+def _empty(scope: Any) -> None:
+    """Give the memory of a scope's variables back."""
+    scope.drop_kids()
+    scope.erase(scope.local_var_names())
 
 
 def _reason(error: Exception) -> str:
