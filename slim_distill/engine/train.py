@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from slim_distill.engine.signals import StopOnSignal
 from slim_distill.engine.status import StatusFile
 from slim_distill.engine.teacher_outputs import TeacherOutputs, open_outputs
 from slim_distill.engine.training import EMA_PREFIX, TrainingProgram
+from slim_distill.graph import NamedProgram
 from slim_distill.losses.build import terms_from_config
 from slim_distill.losses.table import LOSSES
 
@@ -372,11 +374,18 @@ class _Job:
         self.status.report(step=done, last_checkpoint=str(self.folder / str(done)))
         remove_old(self.folder, self.cfg.train.keep)
 
+    @cached_property
+    def traced(self) -> NamedProgram:
+        """The student in its form for detection."""
+        return build.trace_detector(self.cfg)
+
     def evaluate(self, done: int) -> None:
         """Score the student, and keep its parameters when it is the best so far."""
         values = self.model()
         check = (lambda: self.stop.check(done)) if self.ranks.count == 1 else (lambda: None)
-        self.last = build.evaluate(self.cfg, values, self.eval_loader, ranks=self.ranks, before_batch=check)
+        self.last = build.evaluate(
+            self.cfg, values, self.eval_loader, ranks=self.ranks, before_batch=check, traced=self.traced
+        )
         if not self.ranks.first:
             return
         log.info("step %d: %s", done, self.last)
