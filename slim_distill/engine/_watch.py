@@ -62,10 +62,12 @@ class Watch(threading.Thread):
             for rank, link in self.links.items():
                 selector.register(link.socket, selectors.EVENT_READ, rank)
                 self._heard[rank] = time.monotonic()
-            last = time.monotonic()
+            last = due = time.monotonic()
             while self.links:
-                self._say(None)
-                for key, _ in selector.select(self.pulse_s):
+                if last >= due:  # not whenever one is heard: two ranks would answer each other without end
+                    self._say(None)
+                    due = last + self.pulse_s
+                for key, _ in selector.select(max(0.0, due - last)):
                     if not self._listen(key.data):
                         selector.unregister(key.fileobj)
                         self.links.pop(key.data).close()

@@ -16,7 +16,7 @@ import pytest
 from slim_distill.common.errors import ConfigError, DataError, TrainingError
 from slim_distill.common.launch import Launch, launched
 from slim_distill.engine._links import Link, join, listen
-from slim_distill.engine._watch import LOST_RANK_EXIT
+from slim_distill.engine._watch import LOST_RANK_EXIT, Watch
 from slim_distill.engine.distributed import Ranks
 from slim_distill.engine.evaluate import Detections, Evaluation, score_together
 from slim_distill.engine.session import Session
@@ -152,6 +152,27 @@ def test_the_launchers_variables_are_understood_and_checked():
     for wrong in ({"PADDLE_TRAINER_ID": "4"}, {"PADDLE_TRAINERS_NUM": "many"}):
         with pytest.raises(ConfigError, match="the environment does not describe a launch: PADDLE_TRAINER_ID="):
             launched({**given, **wrong})
+
+
+def test_pulses_are_not_answered_by_pulses():
+    with socket.create_server((HOST, 0)) as server:
+        sockets = [socket.create_connection(server.getsockname()), server.accept()[0]]
+    said = []
+
+    class Counting(Watch):
+        def _say(self, message):
+            said.append(self.rank)
+            super()._say(message)
+
+    watches = [Counting(rank, {1 - rank: Link(end)}, timeout_s=5.0) for rank, end in enumerate(sockets)]
+    for watch in watches:
+        watch.start()
+    time.sleep(1.5)
+    count = len(said)
+    for watch in watches:
+        watch.leave()
+        watch.join(10)
+    assert 2 <= count <= 20  # one at once and one each second; thousands when each pulse brings on another
 
 
 WATCHED = """
