@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 def launch(command: str, config: Path) -> int:
     """Train in a process of its own, so that its memory is given back and its end is not ours."""
     arguments = [sys.executable, "-m", "slim_distill", command, "-c", str(config), "-r", "auto"]
-    with subprocess.Popen(arguments) as process, _handled_by(process):
+    with subprocess.Popen(arguments) as process, _handled_by(process):  # nosec B603 # this interpreter, no shell
         code = process.wait()
     if code == INTERRUPTED_EXIT:
         raise KeyboardInterrupt
