@@ -12,14 +12,18 @@ import paddle
 from slim_distill.common.errors import ConfigError, SlimDistillError, TrainingError, WeightsError
 from slim_distill.common.files import clean_folder, file_lock, make_writable
 from slim_distill.common.manifest import MANIFEST
+from slim_distill.common.names import first_few
 from slim_distill.common.threads import THREAD_VARIABLES
 from slim_distill.config import changes_numbers, differences, load_config, show_differences
 from slim_distill.config.schema import RunConfig
 from slim_distill.data.loader import Loader
+from slim_distill.engine import build
 from slim_distill.engine.checkpoint import CONFIG, Checkpoint, load_checkpoint, newest_sound, numbered
+from slim_distill.engine.session import Session
 from slim_distill.engine.status import lock_path
+from slim_distill.engine.training import EMA_PREFIX, TrainingProgram
 
-__all__ = ["best_metric", "choose_checkpoint", "compare_facts", "make_way", "open_run", "run_facts"]
+__all__ = ["best_metric", "choose_checkpoint", "compare_facts", "load_state", "make_way", "open_run", "run_facts"]
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +155,38 @@ def compare_facts(chosen: tuple[Path, Checkpoint], cfg: RunConfig, now: Mapping[
         if before != now[key]:
             lines.append(f"{key} was {before}, now {now[key]}")
     return lines
+
+
+def load_state(
+    session: Session, training: TrainingProgram, student: Any, cfg: RunConfig, checkpoint: Checkpoint | None
+) -> None:
+    """Put the first values in place: those of the checkpoint, or else pre-trained ones where given."""
+    if checkpoint is not None:
+        saved = {**checkpoint.model, **checkpoint.state}
+        wanted = {*training.student, *training.state}
+        missing, extra = sorted(wanted - set(saved)), sorted(set(saved) - wanted)
+        if missing or extra:
+            raise WeightsError(
+                "the checkpoint is of another run: "
+                f"it lacks {len(missing)} variables ({', '.join(missing[:3])}) "
+                f"and has {len(extra)} that this run does not ({', '.join(extra[:3])})"
+            )
+        first = session.read(wanted)
+        other = [
+            f"{n} {list(saved[n].shape)}, here {list(first[n].shape)}"
+            for n in wanted
+            if saved[n].shape != first[n].shape
+        ]
+        if other:
+            raise WeightsError(f"the checkpoint is of another run: shapes differ, {first_few(other)}")
+        session.write(saved)
+        return
+    session.write(build.pretrained(cfg, student))
+    session.write({guest: session.read([own])[own] for guest, own in training.copies.items()})
+    if cfg.optimizer.ema:
+        averaged = [name for name in training.state if name.startswith(EMA_PREFIX)]
+        first = session.read(name.removeprefix(EMA_PREFIX) for name in averaged)
+        session.write({EMA_PREFIX + name: array for name, array in first.items()})
 
 
 def best_metric(folder: Path) -> float | None:

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from slim_distill.common.errors import Preempted, TrainingError, WeightsError
-from slim_distill.common.names import first_few
+from slim_distill.common.errors import Preempted, TrainingError
 from slim_distill.config import dump_config, to_dict
 from slim_distill.config.schema import RunConfig
 from slim_distill.data.batches import Split
@@ -29,7 +28,15 @@ from slim_distill.engine.hooks import EverySteps, Progress, Recorder, Scalars
 from slim_distill.engine.loop import Hook, run_loop
 from slim_distill.engine.parts import PREFIX as PARTS
 from slim_distill.engine.parts import PartRunner, in_parts, start_together
-from slim_distill.engine.resume import best_metric, choose_checkpoint, compare_facts, make_way, open_run, run_facts
+from slim_distill.engine.resume import (
+    best_metric,
+    choose_checkpoint,
+    compare_facts,
+    load_state,
+    make_way,
+    open_run,
+    run_facts,
+)
 from slim_distill.engine.rewind import Rewind
 from slim_distill.engine.schedule import learning_rate
 from slim_distill.engine.session import Session, check_finite, start_static_mode, user_flags
@@ -148,7 +155,7 @@ def _train_in(
         show_precision(cfg, teachers, terms, lambda: loader.batch(done), on_cpu=session.on_cpu)
         training = replace(training, program=placed.program)
         session.start(training.program, cfg.seed)
-        _load(session, training, student, cfg, checkpoint)
+        load_state(session, training, student, cfg, checkpoint)
         start_together(session, training, ranks, done)
 
         job = _Job(cfg, session, training, folder, loader, eval_loader, ranks, outputs)
@@ -175,38 +182,6 @@ def _choose(resume: str, folder: Path, ranks: Ranks) -> tuple[Path, Checkpoint] 
         return mine
     path = ranks.same_path(lambda: mine[0] if mine else None)
     return mine if ranks.first or path is None else (path, load_checkpoint(path))
-
-
-def _load(
-    session: Session, training: TrainingProgram, student: Any, cfg: RunConfig, checkpoint: Checkpoint | None
-) -> None:
-    """Put the first values in place: those of the checkpoint, or else pre-trained ones where given."""
-    if checkpoint is not None:
-        saved = {**checkpoint.model, **checkpoint.state}
-        wanted = {*training.student, *training.state}
-        missing, extra = sorted(wanted - set(saved)), sorted(set(saved) - wanted)
-        if missing or extra:
-            raise WeightsError(
-                "the checkpoint is of another run: "
-                f"it lacks {len(missing)} variables ({', '.join(missing[:3])}) "
-                f"and has {len(extra)} that this run does not ({', '.join(extra[:3])})"
-            )
-        first = session.read(wanted)
-        other = [
-            f"{n} {list(saved[n].shape)}, here {list(first[n].shape)}"
-            for n in wanted
-            if saved[n].shape != first[n].shape
-        ]
-        if other:
-            raise WeightsError(f"the checkpoint is of another run: shapes differ, {first_few(other)}")
-        session.write(saved)
-        return
-    session.write(build.pretrained(cfg, student))
-    session.write({guest: session.read([own])[own] for guest, own in training.copies.items()})
-    if cfg.optimizer.ema:
-        averaged = [name for name in training.state if name.startswith(EMA_PREFIX)]
-        first = session.read(name.removeprefix(EMA_PREFIX) for name in averaged)
-        session.write({EMA_PREFIX + name: array for name, array in first.items()})
 
 
 class _Job:

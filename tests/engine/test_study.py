@@ -79,7 +79,7 @@ class Spy:
         self.batches: dict[str, list[str]] = {}
         self.stop_in = ""
         monkeypatch.setattr(compare, "launch", self.launch)
-        load, build_loader, save = training._load, training.build_loader, training.save_checkpoint
+        load, build_loader, save = training.load_state, training.build_loader, training.save_checkpoint
 
         def noted_load(session, program, student, cfg, checkpoint):
             load(session, program, student, cfg, checkpoint)
@@ -97,7 +97,7 @@ class Spy:
             if folder.name == "1" and self.launched[-1] == self.stop_in:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(training, "_load", noted_load)
+        monkeypatch.setattr(training, "load_state", noted_load)
         monkeypatch.setattr(training, "build_loader", noted_loader)
         monkeypatch.setattr(training, "save_checkpoint", interrupted_save)
 
