@@ -16,7 +16,7 @@ from types import ModuleType
 from tqdm import tqdm
 
 from slim_distill.cli._screen import one_screen
-from slim_distill.common.errors import PREEMPTED_EXIT, ConfigError, Preempted, SlimDistillError
+from slim_distill.common.errors import INTERRUPTED_EXIT, PREEMPTED_EXIT, ConfigError, Preempted, SlimDistillError
 from slim_distill.common.resources import explain
 from slim_distill.common.threads import configure_threads
 
@@ -37,7 +37,7 @@ COMMANDS = {
 }
 """Name of every command and what it does; command `x-y` lives in slim_distill/cli/x_y.py."""
 
-ERROR_EXIT, INTERRUPTED_EXIT, BROKEN_PIPE_EXIT = 2, 130, 141
+ERROR_EXIT, BROKEN_PIPE_EXIT = 2, 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from slim_distill.cli import _options
-from slim_distill.common.errors import ConfigError
+from slim_distill.common.errors import INTERRUPTED_EXIT, ConfigError
 from slim_distill.config import load_config, with_recipe
 from slim_distill.config.schema import RunConfig
 from slim_distill.engine.study import plan_study, run_study
@@ -18,7 +18,7 @@ from slim_distill.engine.train import BEST, FINAL
 
 __all__ = ["add_arguments", "launch", "run"]
 
-UNFINISHED_EXIT, INTERRUPTED_EXIT = 1, 130
+UNFINISHED_EXIT = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

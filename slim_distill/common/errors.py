@@ -1,6 +1,7 @@
 """Errors that users see. Every message says what was asked, what was found, and what would be right."""
 
 __all__ = [
+    "INTERRUPTED_EXIT",
     "PREEMPTED_EXIT",
     "ConfigError",
     "DataError",
@@ -16,6 +17,9 @@ __all__ = [
 
 PREEMPTED_EXIT = 75
 """Exit code of a run that was stopped by a signal and has saved: EX_TEMPFAIL of sysexits.h, "try again later"."""
+
+INTERRUPTED_EXIT = 130
+"""Exit code of what Ctrl-C ended at once: 128 + SIGINT, as shells have it."""
 
 
 class SlimDistillError(Exception):

@@ -7,12 +7,11 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
 
-from slim_distill.common.errors import Preempted
+from slim_distill.common.errors import INTERRUPTED_EXIT, Preempted
 from slim_distill.engine.loop import Hook
 
 __all__ = ["StopOnSignal"]
 
-_AT_ONCE = 130
 _MESSAGE = b"\nstopping after this step and saving; once more to end at once\n"
 
 
@@ -86,5 +85,5 @@ def _end_at_second(descriptor: int) -> None:
         if interrupts == 1:
             os.write(2, _MESSAGE)
         if interrupts > 1:
-            os._exit(_AT_ONCE)
+            os._exit(INTERRUPTED_EXIT)
     os.close(descriptor)
