@@ -23,7 +23,6 @@ __all__ = ["Limits", "extract", "file_sha256", "safe_parts", "unpack"]
 
 # Deflate cannot shrink by more than this factor, so a larger declared size is a lie.
 MAX_DEFLATE = 1032
-PIECE = 1 << 20
 MAX_DEPTH = 16
 MAX_PART_BYTES = 240
 
@@ -112,11 +111,9 @@ def file_sha256(path: Path) -> str:
     Raises:
         WeightsError: the file cannot be read.
     """
-    digest = hashlib.sha256()
     try:
         with path.open("rb") as stream:
-            while piece := stream.read(PIECE):
-                digest.update(piece)
+            digest = hashlib.file_digest(stream, "sha256")
     except OSError as cause:
         raise WeightsError(f"{path}: cannot be read: {cause.strerror}") from cause
     return digest.hexdigest()
