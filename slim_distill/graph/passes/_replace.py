@@ -1,12 +1,13 @@
-"""Take replaced operators out of a named program and bring its tables up to date."""
+"""Bring the tables of a named program up to date after operators were replaced."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from slim_distill.graph import _pir
+from slim_distill.graph.naming import name_values
 from slim_distill.graph.program import NamedProgram
 
-__all__ = ["retire"]
+__all__ = ["renamed", "retire"]
 
 
 def retire(program: NamedProgram, dead: Collection[int], moved: Mapping[str, _pir.Value]) -> NamedProgram:
@@ -23,8 +24,7 @@ def retire(program: NamedProgram, dead: Collection[int], moved: Mapping[str, _pi
     ids = {name: value.id for name, value in program.variables.items()}
     before = set(_pir.parameters(program.main))
     _pir.erase(program.main, lambda op: op.id() in dead)
-    parameters = _pir.parameters(program.main)
-    _pir.erase_startup(program.startup, before - set(parameters))
+    _pir.erase_startup(program.startup, before - set(_pir.parameters(program.main)))
     # Nothing was created since the ids were taken, so an id that is still there stands for the same value.
     alive = {value.id for op in _pir.ops(program.main) for value in _pir.results(op)}
     variables = {
@@ -32,6 +32,35 @@ def retire(program: NamedProgram, dead: Collection[int], moved: Mapping[str, _pi
         for name, value in program.variables.items()
         if ids[name] in moved or ids[name] in alive
     }
+    return _tables(program, variables)
+
+
+def renamed(program: NamedProgram, kept: Mapping[str, _pir.Value]) -> NamedProgram:
+    """Name a frozen program's values anew: Paddle's passes replace operators without telling which.
+
+    Args:
+        program: its main program was edited.
+        kept: name -> the value that stands for it now.
+
+    Returns:
+        The program with tables of `kept` and of whatever else still carries its name, except for values in oneDNN's
+        own layouts, which other operators cannot read.
+    """
+    for op in _pir.ops(program.main):
+        for value in _pir.results(op):
+            value.stop_gradient = True
+    variables, _ = name_values(program.main, kept)
+    readable = {
+        name: value
+        for name, value in variables.items()
+        if name in kept or not value.get_defining_op().name().startswith(_pir.ONEDNN)
+    }
+    return _tables(program, readable)
+
+
+def _tables(program: NamedProgram, variables: dict[str, _pir.Value]) -> NamedProgram:
+    """The program with these variables; feeds, aliases and known values that are gone leave their tables."""
+    parameters = _pir.parameters(program.main)
     return replace(
         program,
         variables=variables,

@@ -1,15 +1,15 @@
 """Run a frozen program on oneDNN's inference kernels, with what can be fused fused. CPU only."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from paddle.nn import functional
 
 from slim_distill.common.errors import GraphError
 from slim_distill.graph import _pir
-from slim_distill.graph.naming import name_values
 from slim_distill.graph.passes._pieces import edit_in_pieces
 from slim_distill.graph.passes._placement import only_cpus, place
+from slim_distill.graph.passes._replace import renamed
 from slim_distill.graph.passes.infra import PassResult
 from slim_distill.graph.program import NamedProgram
 
@@ -68,15 +68,10 @@ class FuseInference:
             return only_cpus(program, self.device)
         if _placed(program):
             return PassResult(program, False)
-        names = list(dict.fromkeys(program.canonical(name) for name in self.keep))
+        names = dict.fromkeys(program.canonical(name) for name in self.keep)
         given = {name: program[name] for name in names if _is_computed(program[name])}
-        fixed = [name for name in names if name not in given]
         notes, refusals, kept = _fuse(program.main, given)
-        for op in _pir.ops(program.main):
-            for value in _pir.results(op):
-                value.stop_gradient = True
-        native = {name: _readable(program, name, value) for name, value in kept.items()}
-        program = _rename(program, native, fixed)
+        program = renamed(program, {name: _readable(program, name, value) for name, value in kept.items()})
         return PassResult(program, True, (_summary(program), *notes), _counts(program), refusals)
 
     def ensures(self, program: NamedProgram) -> None:
@@ -177,24 +172,6 @@ def _readable(program: NamedProgram, name: str, value: _pir.Value) -> _pir.Value
     if native.index() == 0:  # a further result's name follows from the first one's
         _pir.set_op_tag(native.get_defining_op(), name)
     return native
-
-
-def _rename(program: NamedProgram, native: dict[str, _pir.Value], fixed: list[str]) -> NamedProgram:
-    """New tables: Paddle's passes replace operators without telling which."""
-    variables, _ = name_values(program.main, native)
-    readable = {
-        name: value
-        for name, value in variables.items()
-        if name in native or not value.get_defining_op().name().startswith(_pir.ONEDNN)
-    }
-    parameters = _pir.parameters(program.main)
-    return replace(
-        program,
-        variables=readable,
-        feeds={name: readable[name] for name in program.feeds if name in readable},
-        aliases={alias: name for alias, name in program.aliases.items() if name in readable},
-        values={name: array for name, array in program.values.items() if name in parameters},
-    )
 
 
 def _unknown(program: _pir.Program) -> dict[str, int]:
