@@ -22,9 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, default=None, metavar="PX", help="input height and width, for fixed shapes")
     parser.add_argument("--cost", action="store_true", help="show what a training step costs, not the variables")
     parser.add_argument("--time", action="store_true", help="--cost with measured milliseconds of each operator")
-    parser.add_argument(
-        "--batch", type=_options.count(1), default=1, metavar="N", help="images in the step of --cost (default 1)"
-    )
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="images in the step of --cost (default 1)")
 
 
 def run(args: argparse.Namespace) -> int:
