@@ -23,6 +23,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from _processes import alive  # noqa: E402
+
 from slim_distill.common.errors import WeightsError  # noqa: E402
 from slim_distill.common.files import clean_folder  # noqa: E402
 from slim_distill.engine.checkpoint import load_checkpoint, numbered  # noqa: E402
@@ -70,14 +72,6 @@ def workers(pid: int) -> list[int]:
         except OSError:
             continue
     return found
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def last_line(path: Path) -> dict:

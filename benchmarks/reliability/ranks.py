@@ -24,6 +24,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from _processes import alive  # noqa: E402
+
 from slim_distill.engine.checkpoint import load_checkpoint, numbered  # noqa: E402
 from tests.tiny import run_config, write_config, write_voc  # noqa: E402
 
@@ -64,14 +66,6 @@ def ranks_of(launcher: subprocess.Popen) -> list[int]:
         if entry.name.isdigit() and int(stat[1]) == launcher.pid and b"distill.py" in command and stat[0] != "Z":
             found.append(int(entry.name))
     return sorted(found)
-
-
-def alive(pid: int) -> bool:
-    """Whether a process still runs."""
-    try:
-        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def newest(root: Path, name: str) -> int:
