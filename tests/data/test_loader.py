@@ -331,10 +331,15 @@ def test_workers_end_when_the_parent_is_killed(voc):
         assert len(workers) == 2
         assert all(alive(pid) for pid in workers)
         parent.kill()
-    deadline = time.monotonic() + 10
-    while any(alive(pid) for pid in workers) and time.monotonic() < deadline:
+    assert all_end(workers)
+
+
+def all_end(pids, within_s=10):
+    """Whether these processes end, which may take a moment."""
+    until = time.monotonic() + within_s
+    while any(alive(pid) for pid in pids) and time.monotonic() < until:
         time.sleep(0.02)
-    assert not any(alive(pid) for pid in workers)
+    return not any(alive(pid) for pid in pids)
 
 
 def alive(pid):

@@ -14,7 +14,7 @@ import pytest
 from slim_distill.common.errors import DataError
 from slim_distill.data import Loader, _workers, load_voc
 from slim_distill.data.transforms import DecodeImage, PadBox, SampleTransform
-from tests.data.test_loader import Report, alive, equal
+from tests.data.test_loader import Report, alive, all_end, equal
 
 
 class DieOnce(SampleTransform):
@@ -114,10 +114,7 @@ def test_a_worker_that_hangs_ends_with_its_killed_parent(voc):
         assert len(pids) == 2
         assert all(alive(pid) for pid in pids)
         parent.kill()
-    until = time.monotonic() + 10
-    while any(alive(pid) for pid in pids) and time.monotonic() < until:
-        time.sleep(0.02)
-    assert not any(alive(pid) for pid in pids)
+    assert all_end(pids)
 
 
 def test_too_many_open_files_say_what_to_do(voc):

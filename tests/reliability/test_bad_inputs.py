@@ -95,6 +95,16 @@ def check(outcome: Outcome) -> None:
     assert not outcome.changed
 
 
+def names_it_or_reads_it(command: str, what: str) -> None:
+    """Check that a command names the damaged file, or can read it and comes to the next question: there is no finished
+    run to report of.
+    """
+    outcome = attempt(tuple(command.split()))
+    check(outcome)
+    assert outcome.code == 2
+    assert re.search(f"{what}|no run of out/tiny is finished", outcome.message), outcome.err
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_bad_input_is_explained_on_one_screen_and_touches_nothing(world, server, name):
     case = CASES[name]
@@ -185,11 +195,7 @@ def good_coco(base):
 @given(data=st.data())
 def test_a_coco_file_with_any_value_replaced(world, good_coco, data):
     Path(TEST_JSON).write_text(json.dumps(data.draw(_mutated(good_coco))))
-    outcome = attempt(tuple(COCO.split()))
-    check(outcome)
-    # What can be read leads on to the next question: there is no finished run to report of.
-    assert outcome.code == 2
-    assert re.search(r"test\.json|no run of out/tiny is finished", outcome.message), outcome.err
+    names_it_or_reads_it(COCO, r"test\.json")
 
 
 @GENERATED
@@ -200,10 +206,7 @@ def test_a_voc_annotation_with_any_text_replaced(world, base, data):
     element.text = data.draw(st.sampled_from(["", " ", "-1", "nan", "inf", "1e999", "9" * 400, "disc", "\u0661"]))
     element.tag = data.draw(st.sampled_from([element.tag, "annotation", "object", "size", "bndbox"]))
     Path(XML).write_bytes(ET.tostring(tree))
-    outcome = attempt(tuple(VOC.split()))
-    check(outcome)
-    assert outcome.code == 2
-    assert re.search(r"im008|no run of out/tiny is finished", outcome.message), outcome.err
+    names_it_or_reads_it(VOC, "im008")
 
 
 @GENERATED
@@ -215,10 +218,7 @@ def test_an_image_with_any_bytes_damaged(world, base, data):
         image[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=3))
     Path("data/JPEGImages/im008.jpg").write_bytes(image)
     Path(XML).write_text(Path(base / XML).read_text().replace("<size>", "<no>").replace("</size>", "</no>"))
-    outcome = attempt(tuple(VOC.split()))
-    check(outcome)
-    assert outcome.code == 2
-    assert re.search(r"im008\.jpg|no run of out/tiny is finished", outcome.message), outcome.err
+    names_it_or_reads_it(VOC, r"im008\.jpg")
 
 
 TEXTS = st.text(max_size=20) | st.sampled_from(
