@@ -146,6 +146,7 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
     schema.CompileConfig: {
         "teacher": _one_of("auto", "off"),
         "teacher_precision": _one_of("float32", "bfloat16", "float16"),
+        "student_precision": _one_of("float32", "bfloat16"),
         "placement": _one_of("auto", "stock", "onednn", "measure"),
     },
     schema.ParallelConfig: {

@@ -27,11 +27,14 @@ class CompileConfig:
             faster on this machine, which is found out once.
         teacher_precision: float32 | bfloat16 | float16: in what the convolutions of frozen teachers are computed. On a
             CPU bfloat16 only, and only where it has the instructions. On any device.
+        student_precision: float32 | bfloat16: in what the convolutions, and the products with parameters, of all that
+            trains are computed, backward pass included. Not on a CPU.
         cache: of what the losses read of frozen teachers. On any device.
     """
 
     teacher: str = "auto"
     teacher_precision: str = "float32"
+    student_precision: str = "float32"
     placement: str = "auto"
     cache: CacheConfig = CacheConfig()
 

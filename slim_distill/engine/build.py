@@ -22,7 +22,7 @@ from slim_distill.data.loader import Loader
 from slim_distill.engine.classes import check_classes, class_index, class_names
 from slim_distill.engine.distributed import ALONE, Ranks
 from slim_distill.engine.evaluate import Evaluation, detect, renumber, score, score_together
-from slim_distill.engine.precision import reduced_precision
+from slim_distill.engine.precision import reduced_precision, trained_in
 from slim_distill.engine.session import Session
 from slim_distill.graph import (
     Feed,
@@ -166,8 +166,7 @@ def load_teacher(teacher: TeacherConfig, cfg: RunConfig) -> Teacher:
         raise ConfigError(
             f"distill.teachers: the teacher {cfg.name} has no weights; give --teacher_pretrained URL_OR_PATH"
         )
-    program = trace(build_model(cfg.model, "eval"))
-    return Teacher(cfg, load_weights(source, program, strict=True), teacher.frozen, teacher.classes)
+    return Teacher(cfg, load_weights(source, trace_detector(cfg), strict=True), teacher.frozen, teacher.classes)
 
 
 def build_merged(
@@ -196,7 +195,7 @@ def build_merged(
         size_px, batch: of the student's program, where it was built for one size.
         report: is told what was done to each frozen teacher.
     """
-    merged = student
+    merged = trained_in(cfg.compile.student_precision, student, on_cpu=on_cpu, report=report)
     for prefix, teacher in teachers.items():
         if teacher.frozen:
             guest, _ = build_frozen(
@@ -205,6 +204,7 @@ def build_merged(
             )  # fmt: skip
         else:
             guest = _build_guest(prefix, teacher, cfg, size_px, batch)
+            guest = trained_in(cfg.compile.student_precision, guest, on_cpu=on_cpu)
         merged = merge(merged, guest, prefix)
     return merged
 
@@ -393,5 +393,4 @@ def run_folder(cfg: RunConfig) -> Path:
 
 def load_model(cfg: RunConfig) -> dict[str, np.ndarray]:
     """The parameters behind `cfg.weights`, all of them."""
-    program = trace(build_model(cfg.model, "eval"))
-    return load_weights(cfg.weights, program, strict=True)
+    return load_weights(cfg.weights, trace_detector(cfg), strict=True)

@@ -1,8 +1,12 @@
-"""In what number type frozen teachers compute."""
+"""In what number types teachers and student compute."""
+
+from collections.abc import Callable
 
 from slim_distill.common.threads import cpu_flags, cpu_model
+from slim_distill.graph import NamedProgram, run_passes
+from slim_distill.graph.passes import ReducePrecision
 
-__all__ = ["reduced_precision"]
+__all__ = ["reduced_precision", "trained_in"]
 
 BFLOAT16_FLAGS = frozenset(("avx512_bf16", "amx_bf16"))
 """A CPU with one of these multiplies bfloat16 numbers faster than float32 ones."""
@@ -25,3 +29,24 @@ def reduced_precision(wanted: str, *, fused: bool, on_cpu: bool) -> tuple[str, s
     if not cpu_flags() & BFLOAT16_FLAGS:
         return "", f"this CPU ({cpu_model()}) has neither {' nor '.join(sorted(BFLOAT16_FLAGS))}"
     return wanted, ""
+
+
+def trained_in(
+    wanted: str, program: NamedProgram, *, on_cpu: bool, report: Callable[[str], None] = lambda line: None
+) -> NamedProgram:
+    """A program that is to train, in the precision of `compile.student_precision`.
+
+    Args:
+        wanted: the key's value.
+        program: its forward pass.
+        on_cpu: whether it will run on a CPU, where Paddle 3.3.1 trains in float32 only.
+        report: is told what was done, or why not.
+    """
+    if wanted == "float32":
+        return program
+    if on_cpu:
+        report(f"compile.student_precision: a CPU does not train in {wanted}; the student stays in float32")
+        return program
+    result = run_passes(program, [ReducePrecision((), wanted, "gpu")])
+    report(f"what trains: {result.summary()}")
+    return result.program

@@ -12,7 +12,7 @@ from slim_distill.engine import build, compiling, measure, precision
 from slim_distill.engine.compiling import fixed_step, initial_values, place, show_precision, training_step, usual_step
 from slim_distill.engine.session import Session
 from slim_distill.engine.training import LEARNING_RATE
-from slim_distill.graph import convolution_layers
+from slim_distill.graph import convolution_layers, dtype_of
 from slim_distill.losses.build import terms_from_config
 from tests.graph.nets import op_names
 from tests.tiny import run_config, write_config
@@ -173,3 +173,30 @@ def test_where_precision_cannot_be_reduced_a_line_says_why(job, monkeypatch, dty
     program, _ = build.build_frozen("teacher_", teachers["teacher_"], terms, cfg, on_cpu=True, report=lines.append)
     assert re.fullmatch(rf"teacher_: compile\.teacher_precision: {why}; it stays in float32", lines[0])
     assert "onednn_op.quantize" not in op_names(program)
+
+
+def test_the_students_precision_reaches_what_trains_and_a_cpu_says_why_it_does_not(job):
+    cfg, teachers, terms = job
+    other = dataclasses.replace(cfg, compile=dataclasses.replace(cfg.compile, student_precision="float64"))
+
+    def step(run, on_cpu):
+        lines = []
+        student = build.build_student(run, 64, 2)
+        made = training_step(student, teachers, terms, run, on_cpu=on_cpu, size_px=64, batch=2, report=lines.append)
+        return made, [line for line in lines if "student_precision" in line or "what trains" in line]
+
+    plain, lines = step(cfg, on_cpu=False)
+    assert not lines
+    found, lines = step(other, on_cpu=False)
+    assert re.fullmatch(r"what trains: \d+ convolutions in float64", lines[0])
+    wide = [op for op in found.program.main.global_block().ops if "conv2d" in op.name() and "float64" in types(op)]
+    weights = {name for name in found.student if name.endswith((".weights", ".conv.weight"))}
+    assert len(wide) == 2 * int(lines[0].split()[2]) >= 2 * len(weights)
+    assert losses(found) == pytest.approx(losses(plain), rel=1e-4)
+    same, lines = step(other, on_cpu=True)
+    assert lines == ["compile.student_precision: a CPU does not train in float64; the student stays in float32"]
+    assert not any("float64" in types(op) for op in same.program.main.global_block().ops if "conv2d" in op.name())
+
+
+def types(op):
+    return {dtype_of(op.operand_source(i)) for i in (0, 1)}

@@ -1,16 +1,30 @@
 """Convolutions in 16 bits: close to float32, and only where they are wanted."""
 
 import numpy as np
+import paddle
 import pytest
+from paddle import static
+from paddle.utils import unique_name
 
 from slim_distill.common.errors import GraphError
 from slim_distill.graph import FoldBatchNorm, Freeze, FuseInference, dtype_of, run_passes
 from slim_distill.graph.passes import ReducePrecision
-from tests.graph.nets import Runner, conv, detector, image, op_names, relative, traced, with_random_values
+from tests.graph.nets import (
+    Runner,
+    conv,
+    detector,
+    image,
+    op_names,
+    parameter,
+    relative,
+    traced,
+    with_random_values,
+)
 
 pytestmark = pytest.mark.usefixtures("static_mode")
 
 KEEP = ("head", "neck", "small")
+KINDS = ("conv2d", "depthwise_conv2d", "matmul")
 
 
 @pytest.fixture
@@ -75,6 +89,42 @@ def test_elsewhere_each_convolution_is_cast_and_cast_back():
     assert len(kinds) == 6
     assert {str(kind).rsplit(".", 1)[-1].lower() for kind in kinds} == {"bfloat16"}
     assert not run_passes(result.program, [ReducePrecision(KEEP, "float64", "gpu")]).changed
+
+
+def mixed(x, *, training):
+    """Convolutions of both kinds, a product with a parameter, and one without, which may belong to a loss."""
+    y = conv(conv(x, "full", 8), "depthwise", 8, groups=8)
+    logits = paddle.matmul(paddle.mean(y, [2, 3]), parameter("table", [5, 8]), transpose_y=True)
+    return {"head": paddle.matmul(logits, logits, transpose_y=True)}
+
+
+def trained(*passes):
+    """(the number types of the gradient operators of a training step, the parameters after one)."""
+    program = with_random_values(traced(mixed, training=True))
+    program = run_passes(program, passes).program if passes else program
+    with static.program_guard(program.main, program.startup), unique_name.guard():
+        paddle.optimizer.SGD(5.0).minimize((program["head"] ** 2).mean())
+    runner = Runner(program)
+    runner(image(), "head")
+    kinds = [f"pd_op.{kind}_grad" for kind in KINDS]
+    types = [dtype_of(op.operand_source(0)) for op in program.main.global_block().ops if op.name() in kinds]
+    return types, runner.read()
+
+
+def test_what_trains_computes_its_gradients_in_the_other_type_and_keeps_its_parameters():
+    """On 64 bits, as above: the numbers are those of float32, and the backward pass is in the other type too."""
+    types, after = trained(ReducePrecision((), "float64", "gpu"))
+    plain, expected = trained()
+    assert types == ["float32", *["float64"] * 3]
+    assert plain == ["float32"] * 4
+    before = with_random_values(traced(mixed, training=True)).values
+    assert set(after) == {"full.weights", "depthwise.weights", "table"}
+    for name, array in after.items():
+        assert array.dtype == np.float32
+        assert relative(array, before[name]) > 1e-3
+        assert relative(array, expected[name]) < 1e-6
+    result = run_passes(traced(mixed, training=True), [ReducePrecision((), "bfloat16", "gpu")])
+    assert dict(result.counts) == {"convolutions in bfloat16": 2, "matrix products in bfloat16": 1}
 
 
 def test_refusals_say_why():

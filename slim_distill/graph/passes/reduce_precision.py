@@ -1,13 +1,15 @@
-"""Let the convolutions of a frozen program multiply numbers of 16 bits."""
+"""Let the convolutions and linear layers of a program multiply numbers of 16 bits."""
 
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import paddle
 
 from slim_distill.common.errors import GraphError
 from slim_distill.graph import _pir
-from slim_distill.graph.convolutions import is_convolution
-from slim_distill.graph.naming import name_values
+from slim_distill.graph.passes._replace import renamed
 from slim_distill.graph.passes.infra import PassResult
 from slim_distill.graph.program import NamedProgram, dtype_of
 
@@ -15,6 +17,7 @@ __all__ = ["ReducePrecision"]
 
 _PADDLE_PASSES = ("cpu_bfloat16_placement_pass", "cpu_bfloat16_pass", "cpu_bfloat16_type_placement_pass")
 _TO, _FROM = "onednn_op.quantize", "onednn_op.dequantize"
+_MATMUL = "pd_op.matmul"
 _CONVOLUTIONS = ("onednn_op.conv2d", "onednn_op.depthwise_conv2d", "onednn_op.fused_conv2d")
 
 
@@ -22,14 +25,17 @@ _CONVOLUTIONS = ("onednn_op.conv2d", "onednn_op.depthwise_conv2d", "onednn_op.fu
 class ReducePrecision:
     """Compute convolutions in 16 bits; what is kept, and all other operators, stay in float32.
 
-    1. On a CPU, after `FuseInference`: Paddle's own passes put the fused convolutions on oneDNN's bfloat16 kernels, and
-       a result that was only converted to float32 to be converted back stays in bfloat16.
-    2. Elsewhere: input and weight of each convolution are cast, and its result is cast back.
+    1. On a CPU, for frozen programs only, after `FuseInference`: Paddle's own passes put the fused convolutions on
+       bfloat16 kernels of oneDNN, and a result that was only converted to float32 to be converted back stays as it is.
+    2. Elsewhere, also before a backward pass is built: both operands of each convolution and product with a parameter
+       are cast, and its result is cast back. So parameters, their gradients and their updates stay in float32, as in
+       automatic mixed precision (Micikevicius et al., ICLR 2018); bfloat16 has the exponents of float32 and needs no
+       scaled loss.
 
     Keeps: every variable of `keep`, in float32 and in the layout that all operators read, with an error that depends on
         the network (bfloat16 has 8 significant bits); in case 2 every name, in case 1 other names only where their
         values still exist.
-    Raises: GraphError for a program that is not frozen; VariableNotFoundError for an unknown name.
+    Raises: GraphError for a CPU and a program that is not frozen; VariableNotFoundError for an unknown name.
 
     Attributes:
         keep: variables that must still be there afterwards.
@@ -43,8 +49,8 @@ class ReducePrecision:
     name: str = "reduce_precision"
 
     def requires(self, program: NamedProgram) -> None:
-        """The program is frozen and has what is to be kept."""
-        if not program.frozen:
+        """The program has what is to be kept, and on a CPU it is frozen."""
+        if self.device == "cpu" and not program.frozen:
             raise GraphError("the program is not frozen, so its precision may not be reduced; apply Freeze first")
         if self.device == "cpu" and self.dtype != "bfloat16":
             raise GraphError(f"{self.dtype}: on a CPU convolutions can be reduced to bfloat16 only")
@@ -77,37 +83,58 @@ def _use_onednn(program: NamedProgram, keep: tuple[str, ...]) -> PassResult:
             if source is not None and source.name() == _FROM:
                 op.result(0).replace_all_uses_with(source.operand_source(0))
         _pir.erase(program.main, lambda op: op.name() in (_TO, _FROM) and op.result(0).use_empty())
-    for op in _pir.ops(program.main):
-        for value in _pir.results(op):
-            value.stop_gradient = True
-    variables, _ = name_values(program.main, kept)
-    readable = {n: v for n, v in variables.items() if not v.get_defining_op().name().startswith(_pir.ONEDNN)}
+    program = renamed(program, kept)
     convolutions = [op for op in _pir.ops(program.main) if op.name() in _CONVOLUTIONS]
     count = sum(dtype_of(op.operand_source(0)) == "bfloat16" for op in convolutions)
-    aliases = {alias: name for alias, name in program.aliases.items() if name in readable}
-    program = replace(program, variables=readable, feeds={n: readable[n] for n in program.feeds}, aliases=aliases)
     return PassResult(program, True, (f"{count} convolutions in bfloat16",), {"convolutions in bfloat16": count})
 
 
 def _cast(program: NamedProgram, dtype: str) -> PassResult:
     ids = {name: value.id for name, value in program.variables.items()}
     moved: dict[str, _pir.Value] = {}
-    for op in [op for op in _pir.ops(program.main) if is_convolution(op) and dtype_of(op.result(0)) == "float32"]:
+    counts: Counter[str] = Counter()
+    for op in _pir.ops(program.main):
+        if not _is_castable(op):
+            continue
         with _pir.inserting_before(program.main, op):
-            inputs = [paddle.cast(op.operand_source(i), dtype) for i in (0, 1)]
-            result = paddle.cast(_convolve(op, *inputs), "float32")
+            x, y = (paddle.cast(op.operand_source(i), dtype) for i in (0, 1))
+            result = paddle.cast(_CASTABLE[op.name()](x, y, op.attrs()), "float32")
+        counts["matrix products" if op.name() == _MATMUL else "convolutions"] += 1
         moved[op.result(0).id] = result
         _pir.put_in_place(program.main, op, result)
     variables = {name: moved.get(ids[name], value) for name, value in program.variables.items()}
-    count = len(moved)
-    notes = (f"{count} convolutions in {dtype}",) if count else ()
-    return PassResult(replace(program, variables=variables), bool(count), notes, {f"convolutions in {dtype}": count})
+    notes = tuple(f"{count} {what} in {dtype}" for what, count in counts.items())
+    named = {f"{what} in {dtype}": count for what, count in counts.items()}
+    return PassResult(replace(program, variables=variables), bool(moved), notes, named)
 
 
-def _convolve(op: _pir.Operation, x: _pir.Value, weight: _pir.Value) -> _pir.Value:
-    """The same convolution of other operands; built anew, so that its result has their number type."""
-    a = op.attrs()
+def _is_castable(op: _pir.Operation) -> bool:
+    """A float32 convolution, or a product with a parameter: what else is multiplied may belong to a loss."""
+    if op.name() not in _CASTABLE or any(dtype_of(op.operand_source(i)) != "float32" for i in (0, 1)):
+        return False
+    return op.name() != _MATMUL or any(_pir.parameter_name(op.operand_source(i)) is not None for i in (0, 1))
+
+
+_Build = Callable[[_pir.Value, _pir.Value, Mapping[str, Any]], _pir.Value]
+
+
+def _conv2d(x: _pir.Value, weight: _pir.Value, a: Mapping[str, Any]) -> _pir.Value:
     window, form = (a["strides"], a["paddings"], a["padding_algorithm"]), a["data_format"]
-    if op.name() == "pd_op.conv2d":
-        return paddle._C_ops.conv2d(x, weight, *window, a["dilations"], a["groups"], form)
+    return paddle._C_ops.conv2d(x, weight, *window, a["dilations"], a["groups"], form)
+
+
+def _depthwise_conv2d(x: _pir.Value, weight: _pir.Value, a: Mapping[str, Any]) -> _pir.Value:
+    window, form = (a["strides"], a["paddings"], a["padding_algorithm"]), a["data_format"]
     return paddle._C_ops.depthwise_conv2d(x, weight, *window, a["groups"], a["dilations"], form)
+
+
+def _matmul(x: _pir.Value, y: _pir.Value, a: Mapping[str, Any]) -> _pir.Value:
+    return paddle._C_ops.matmul(x, y, a["transpose_x"], a["transpose_y"])
+
+
+_CASTABLE: Mapping[str, _Build] = {
+    "pd_op.conv2d": _conv2d,
+    "pd_op.depthwise_conv2d": _depthwise_conv2d,
+    _MATMUL: _matmul,
+}
+"""Operator -> the same one of other operands; built anew, so that its result has their number type."""
