@@ -109,6 +109,15 @@ def test_measured_times_belong_to_operators_and_fit_into_the_step(pair):
     assert all(r.ms > 0 for r in single)
 
 
+def test_each_operator_has_its_time_where_nothing_runs_on_onednn(pair):
+    """Paddle's executor then has an order of its own, in which the records would be taken for other operators'."""
+    student, teacher = pair
+    student = replace(student, compile=replace(student.compile, teacher="off", placement="stock"))
+    rows = [r for r in step_cost(student, teacher, time=True).rows if r.level == "kind"]
+    assert all(r.ms > 0 for r in rows)
+    assert {r.name for r in rows if r.operators == 0} == {"added fetch"}
+
+
 def test_times_are_matched_in_order_and_additions_are_set_apart():
     planned = ["conv2d", "onednn_to_paddle_layout", "relu", "constant", "relu"]
     ran = [
