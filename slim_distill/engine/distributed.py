@@ -181,7 +181,7 @@ def connect(timeout_s: float, place: Launch | None = None) -> Ranks:
         place: of this process; from the environment by default.
 
     Raises:
-        TrainingError: a rank does not come.
+        TrainingError: a rank does not come, or cannot be reached.
     """
     place = launched() if place is None else place
     if place.ranks == 1:
@@ -189,7 +189,7 @@ def connect(timeout_s: float, place: Launch | None = None) -> Ranks:
     static = not paddle.in_dynamic_mode()
     paddle.disable_static()
     try:
-        distributed.init_parallel_env()
+        _join_group()
         links = _connect(place, timeout_s)
     finally:
         if static:
@@ -199,6 +199,18 @@ def connect(timeout_s: float, place: Launch | None = None) -> Ranks:
     if place.rank == 0:
         log.info("%d processes train together", place.ranks)
     return Ranks(place, links["talk"], watch)
+
+
+def _join_group() -> None:
+    """Let Paddle connect this process with the others."""
+    try:
+        distributed.init_parallel_env()
+    except RuntimeError as error:
+        raise TrainingError(
+            f"the processes cannot reach each other: {' '.join(str(error).split())[-200:]}. gloo takes the network "
+            "that the host's own name stands for, often 127.0.0.1, where no other machine can be found: set "
+            "GLOO_SOCKET_IFNAME on each machine to the interface that leads to the others (`ip address` lists them)"
+        ) from error
 
 
 def _connect(place: Launch, timeout_s: float) -> dict[str, dict[int, Link]]:

@@ -11,13 +11,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
 
 from slim_distill.common.errors import ConfigError, DataError, TrainingError
 from slim_distill.common.launch import Launch, launched
 from slim_distill.engine._links import Link, join, listen
 from slim_distill.engine._watch import LOST_RANK_EXIT, Watch
-from slim_distill.engine.distributed import Ranks
+from slim_distill.engine.distributed import Ranks, connect
 from slim_distill.engine.evaluate import Detections, Evaluation, score_together
 from slim_distill.engine.session import Session
 
@@ -143,6 +144,15 @@ def test_strangers_are_sent_away_and_a_rank_that_does_not_come_is_named():
         listen(HOST, 3, ("talk",), publish, 1.0)
     with pytest.raises(TrainingError, match=r"rank 1 cannot reach rank 0 at 127.0.0.1:9 "):
         join(HOST, 9, 1, "talk", "secret", 1.0)
+
+
+def test_processes_that_cannot_reach_each_other_are_told_about_the_interface(monkeypatch):
+    def refused():
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:784] connect [127.0.0.1]:24469:\n Connection refused")
+
+    monkeypatch.setattr(paddle.distributed, "init_parallel_env", refused)
+    with pytest.raises(TrainingError, match=r"connect \[127.0.0.1\]:24469: Connection refused\. .*GLOO_SOCKET_IFNAME"):
+        connect(5.0, Launch(1, 2, host=HOST))
 
 
 def test_the_launchers_variables_are_understood_and_checked():
