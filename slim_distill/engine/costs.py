@@ -1,6 +1,7 @@
 """What one training step costs: operators, floating-point operations, parameters, bytes, and milliseconds."""
 
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -8,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from slim_distill.common.errors import ConfigError
+from slim_distill.common.names import first_few
 from slim_distill.config.schema import RunConfig, TeacherConfig
 from slim_distill.engine import build
 from slim_distill.engine.compiling import fixed_step, initial_values, place, usual_size
@@ -19,6 +21,8 @@ from slim_distill.losses.build import terms_from_config
 from slim_distill.report import text_table, tsv
 
 __all__ = ["Cost", "StepCost", "render_costs", "step_cost"]
+
+log = logging.getLogger(__name__)
 
 TEACHER = "teacher_"
 STUDENT_SIDE, TEACHER_SIDE = SIDES = ("student", "teacher")
@@ -162,6 +166,11 @@ def _timed(session: Session, training: TrainingProgram, costs: Sequence[OpCost])
     feeds, fetch = _random_batch(program), list(training.losses.values())
     measured = profile(lambda: session.run(program, feeds, fetch))
     times, extra = match_times([cost.kind for cost in costs], measured.kernels)
+    missed = [cost.name or cost.kind for cost, ms in zip(costs, times, strict=True) if ms is None]
+    if missed:
+        log.warning(
+            "%d operators were not found among those that ran, and count 0 ms: %s", len(missed), first_few(missed)
+        )
     operators = [_Operator(cost, ms if ms is not None else 0.0) for cost, ms in zip(costs, times, strict=True)]
     for before, kind, ms in extra:
         # It belongs to the side of the operator that it stands behind.

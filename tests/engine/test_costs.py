@@ -1,6 +1,8 @@
 """The cost of a training step: published totals, what a teacher costs, measured times, the three forms of output."""
 
 import json
+import logging
+import re
 from dataclasses import replace
 
 import pytest
@@ -8,10 +10,10 @@ import pytest
 from slim_distill.common.errors import ConfigError
 from slim_distill.config import load_config
 from slim_distill.config.schema import TermScheduleConfig
-from slim_distill.engine import build
+from slim_distill.engine import build, costs
 from slim_distill.engine.compiling import usual_size
 from slim_distill.engine.costs import render_costs, step_cost
-from slim_distill.engine.profile import match_times
+from slim_distill.engine.profile import match_times, profile
 from slim_distill.graph import Slice, operator_costs, run_passes
 from tests.tiny import run_config, write_config
 
@@ -116,6 +118,21 @@ def test_each_operator_has_its_time_where_nothing_runs_on_onednn(pair):
     rows = [r for r in step_cost(student, teacher, time=True).rows if r.level == "kind"]
     assert all(r.ms > 0 for r in rows)
     assert {r.name for r in rows if r.operators == 0} == {"added fetch"}
+
+
+def test_operators_without_a_time_are_named(pair, monkeypatch, caplog):
+    def cut(run, **options):
+        whole = profile(run, **options)
+        return replace(whole, kernels=tuple(k for k in whole.kernels if k[0] != "momentum"))
+
+    step_cost(pair[0], time=True)
+    assert "were not found" not in caplog.text
+    monkeypatch.setattr(costs, "profile", cut)
+    with caplog.at_level(logging.WARNING):
+        missed = one(step_cost(pair[0], time=True), level="kind", name="momentum")
+    assert missed.ms == 0
+    found = re.search(r"(\d+) operators were not found among those that ran, and count 0 ms: \S", caplog.text)
+    assert int(found[1]) >= missed.operators > 0
 
 
 def test_times_are_matched_in_order_and_additions_are_set_apart():
