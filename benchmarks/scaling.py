@@ -2,12 +2,13 @@
 
     python benchmarks/scaling.py steps [--turns 9] [--batch 8] [--json FILE]
     python benchmarks/scaling.py links [--json FILE]          # root: network namespaces with links of a shaped rate
+    python benchmarks/scaling.py latency [--json FILE]        # root: the same with links that deliver later
 
 `steps`: the YOLOv3 pair of the published recipe (MobileNetV1 student, ResNet34 teacher, l2) at 128 px, batch 8 a
 process, as 1 process x 1 thread, 1 x 2, 2 x 1 with gradients exchanged, and 2 x 1 that know nothing of each other. All
 stay loaded and run in turns; ratios are medians over the turns.
 
-`links`: sums of flat float32 buckets by gloo between 2, 4 and 8 processes, each in a namespace of its own.
+`links` and `latency`: sums of flat float32 buckets by gloo between 2, 4 and 8 processes, each in its own namespace.
 """
 
 import argparse
@@ -22,13 +23,17 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from _switch import delayed_links
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 BRIDGE, PREFIX = "sdbr", "sd"
-LINKS = ((2, 0), (2, 1000), (4, 1000), (8, 1000), (4, 200))
-"""(processes, rate of each one's link in Mbit/s each way, 0 for the loopback device)."""
+LINKS = ((2, 0, 0), (2, 1000, 0), (4, 1000, 0), (8, 1000, 0), (4, 200, 0))
+"""(processes, rate of each one's link in Mbit/s each way, latency in ms one way); no rate and latency: loopback."""
 BUCKETS = ((1, 1 << 10), (8, 1 << 18), (1, 1 << 21))
 """(number of buckets, float32 numbers in each)."""
+LATE_LINKS = ((2, 0, 1), (2, 0, 10), (2, 0, 30), (4, 0, 1), (4, 0, 10), (4, 0, 30), (8, 0, 30))
+SMALL_BUCKETS = ((1, 1 << 10), (4, 1 << 10))
 
 
 def free_port() -> int:
@@ -155,19 +160,25 @@ def make_links(stack: ExitStack, count: int, rate_mbit: int) -> list[str]:
     return hosts
 
 
-def measure_links(turns: int) -> list[dict[str, object]]:
-    """Time sums over shaped links, and over the loopback device."""
+def measure_links(
+    turns: int, links: Sequence[tuple[int, int, float]], sizes: Sequence[tuple[int, int]]
+) -> list[dict[str, object]]:
+    """Time sums over links with a rate or a latency, and over the loopback device."""
     rows = []
-    for count, rate in LINKS:
+    for count, rate, late_ms in links:
         with ExitStack() as stack:
-            hosts = make_links(stack, count, rate) if rate else ["127.0.0.1"] * count
-            for buckets, numbers in BUCKETS:
+            hosts = ["127.0.0.1"] * count
+            if rate:
+                hosts = make_links(stack, count, rate)
+            elif late_ms:
+                hosts = delayed_links(stack, PREFIX, count, late_ms)
+            for buckets, numbers in sizes:
                 port = free_port()
                 commands = []
                 for rank in range(count):
                     command = worker("reduce", "--buckets", str(buckets), "--numbers", str(numbers))
                     env = rank_environment(rank, hosts, port, 1)
-                    if rate:
+                    if rate or late_ms:
                         command = ["ip", "netns", "exec", f"{PREFIX}{rank}", *command]
                         env["GLOO_SOCKET_IFNAME"] = "net0"
                     commands.append((command, env))
@@ -177,7 +188,7 @@ def measure_links(turns: int) -> list[dict[str, object]]:
                     times = [group.run() for _ in range(turns)]
                 finally:
                     group.close()
-                row = {"processes": count, "mbit": rate, "buckets": buckets, "numbers": numbers}
+                row = {"processes": count, "mbit": rate, "late_ms": late_ms, "buckets": buckets, "numbers": numbers}
                 rows.append({**row, "median_ms": round(statistics.median(times), 2), "best_ms": round(min(times), 2)})
                 print(rows[-1], flush=True)
     return rows
@@ -264,7 +275,7 @@ def sums(buckets: int, numbers: int) -> Callable[[], float]:
 def main() -> None:
     """Run a part of the benchmark, or be one of its processes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=("steps", "links", "worker"))
+    parser.add_argument("part", choices=("steps", "links", "latency", "worker"))
     parser.add_argument("--turns", type=int, default=9, help="runs of each, the first of `steps` not counted (9)")
     parser.add_argument("--batch", type=int, default=8, help="images a process and step (8)")
     parser.add_argument("--size", type=int, default=128, help="height and width, pixels (128)")
@@ -283,8 +294,12 @@ def main() -> None:
         else:
             serve(merged_step(args.size, args.batch, args.bucket_mb, args.kind == "rank"))
         return
-    steps = args.part == "steps"
-    found = measure_steps(args.turns, args.batch, args.size, args.bucket_mb) if steps else measure_links(args.turns)
+    if args.part == "steps":
+        found = measure_steps(args.turns, args.batch, args.size, args.bucket_mb)
+    elif args.part == "links":
+        found = measure_links(args.turns, LINKS, BUCKETS)
+    else:
+        found = measure_links(args.turns, LATE_LINKS, SMALL_BUCKETS)
     print(json.dumps(found, indent=1))
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n")
