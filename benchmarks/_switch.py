@@ -10,7 +10,7 @@ import time
 from collections import deque
 from contextlib import ExitStack
 
-__all__ = ["delayed_links"]
+__all__ = ["delayed_links", "ip"]
 
 _ATTACH, _FRAMES, _BARE = 0x400454CA, 0x0002, 0x1000  # TUNSETIFF, IFF_TAP, IFF_NO_PI of linux/if_tun.h
 _MTU = 9000
@@ -28,16 +28,16 @@ def delayed_links(stack: ExitStack, prefix: str, count: int, delay_ms: float) ->
     ports, hosts = [], []
     for i in range(count):
         name, host, device = f"{prefix}{i}", f"10.213.8.{i + 1}", f"{prefix}{i}t"
-        _ip("netns", "add", name)
-        stack.callback(_ip, "netns", "del", name)
+        ip("netns", "add", name)
+        stack.callback(ip, "netns", "del", name)
         port = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
         stack.callback(os.close, port)
         fcntl.ioctl(port, _ATTACH, struct.pack("16sH", device.encode(), _FRAMES | _BARE))
-        _ip("link", "set", device, "netns", name)
-        _ip("-n", name, "link", "set", device, "name", "net0", "mtu", str(_MTU))
-        _ip("-n", name, "addr", "add", f"{host}/24", "dev", "net0")
+        ip("link", "set", device, "netns", name)
+        ip("-n", name, "link", "set", device, "name", "net0", "mtu", str(_MTU))
+        ip("-n", name, "addr", "add", f"{host}/24", "dev", "net0")
         for inner in ("net0", "lo"):
-            _ip("-n", name, "link", "set", inner, "up")
+            ip("-n", name, "link", "set", inner, "up")
         ports.append(port)
         hosts.append(host)
     over = threading.Event()
@@ -65,5 +65,6 @@ def _switch(ports: list[int], delay_s: float, over: threading.Event) -> None:
                 os.write(port, frame)
 
 
-def _ip(*arguments: str) -> None:
+def ip(*arguments: str) -> None:
+    """Run one `ip` command."""
     subprocess.run(["ip", *arguments], check=True, capture_output=True)

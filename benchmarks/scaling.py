@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from _switch import delayed_links
+from _switch import delayed_links, ip
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -128,11 +128,6 @@ def measure_steps(turns: int, batch: int, size: int, bucket_mb: float) -> dict[s
         "2x1 / 2x1 apart": ratio("2x1", "2x1 apart"), "2x1 apart / 1x1": ratio("2x1 apart", "1x1"),
         "1x2 / 1x1": ratio("1x2", "1x1"),
     }  # fmt: skip
-
-
-def ip(*arguments: str) -> None:
-    """Run one `ip` command."""
-    subprocess.run(["ip", *arguments], check=True, capture_output=True)
 
 
 def make_links(stack: ExitStack, count: int, rate_mbit: int) -> list[str]:

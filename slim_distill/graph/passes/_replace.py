@@ -24,7 +24,8 @@ def retire(program: NamedProgram, dead: Collection[int], moved: Mapping[str, _pi
     ids = {name: value.id for name, value in program.variables.items()}
     before = set(_pir.parameters(program.main))
     _pir.erase(program.main, lambda op: op.id() in dead)
-    _pir.erase_startup(program.startup, before - set(_pir.parameters(program.main)))
+    parameters = _pir.parameters(program.main)
+    _pir.erase_startup(program.startup, before - set(parameters))
     # Nothing was created since the ids were taken, so an id that is still there stands for the same value.
     alive = {value.id for op in _pir.ops(program.main) for value in _pir.results(op)}
     variables = {
@@ -32,7 +33,7 @@ def retire(program: NamedProgram, dead: Collection[int], moved: Mapping[str, _pi
         for name, value in program.variables.items()
         if ids[name] in moved or ids[name] in alive
     }
-    return _tables(program, variables)
+    return _tables(program, variables, parameters)
 
 
 def renamed(program: NamedProgram, kept: Mapping[str, _pir.Value]) -> NamedProgram:
@@ -55,12 +56,11 @@ def renamed(program: NamedProgram, kept: Mapping[str, _pir.Value]) -> NamedProgr
         for name, value in variables.items()
         if name in kept or not value.get_defining_op().name().startswith(_pir.ONEDNN)
     }
-    return _tables(program, readable)
+    return _tables(program, readable, _pir.parameters(program.main))
 
 
-def _tables(program: NamedProgram, variables: dict[str, _pir.Value]) -> NamedProgram:
+def _tables(program: NamedProgram, variables: dict[str, _pir.Value], parameters: Collection[str]) -> NamedProgram:
     """The program with these variables; feeds, aliases and known values that are gone leave their tables."""
-    parameters = _pir.parameters(program.main)
     return replace(
         program,
         variables=variables,
