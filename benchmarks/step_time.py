@@ -129,7 +129,9 @@ def main(argv: list[str] | None = None) -> int:
     running = participants(args)
     try:
         for number in range(args.rounds + 1):
-            for participant in running:
+            # Each round begins with another participant, so that none always follows the same one.
+            first = number % len(running)
+            for participant in running[first:] + running[:first]:
                 answer = participant.step()
                 if number:  # the first turn warms up
                     participant.answers.append(answer)
