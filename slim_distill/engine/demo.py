@@ -41,8 +41,8 @@ class DemoResult:
 def run_demo(folder: Path, *, seed: int = 0, iters: int | None = None) -> DemoResult:
     """Train a student alone and with a teacher, and compare the three.
 
-    Both students start from the same weights, see the same batches in the same order, and follow the same
-    schedule; the control simply has no teacher.
+    Both students start from the same weights (neck and head are the teacher's, as FGD has it, where shapes agree), see
+    the same batches in the same order, and follow the same schedule; the control simply has no teacher in training.
 
     Args:
         folder: where data, runs, pictures and tables go.
@@ -65,6 +65,7 @@ def run_demo(folder: Path, *, seed: int = 0, iters: int | None = None) -> DemoRe
         log.info("first the teacher, as no weights of one ship with this version")
         weights = train(teacher_cfg).folder / BEST
     teacher = build.Teacher(teacher_cfg, build.load_model(replace(teacher_cfg, weights=str(weights))))
+    student = replace(student, train=replace(student.train, pretrain_weights=str(weights)))
     log.info("the student alone")
     train(replace(student, name="control"))
     log.info("the same student with the teacher")
