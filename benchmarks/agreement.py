@@ -30,6 +30,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=20, help="training steps")
     parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
     args = parser.parse_args(argv)
+    cfg = load_config(args.config, args.opt)
+    # A schedule that ends with training would otherwise end with the few steps made here.
+    args.opt += [f"schedule.cosine_steps={cfg.schedule.cosine_steps or cfg.train.max_iters}"]
     # Paddle's wheel has MKL 2019: 7 is its AVX-512 code, which the project asks for, 5 its AVX2 and 4 its AVX code.
     other = {"MKL_DEBUG_CPU_TYPE": "5" if "avx512f" in cpu_flags() else "4"}
     with tempfile.TemporaryDirectory() as folder:
@@ -51,12 +54,9 @@ def losses(
     args: argparse.Namespace, folder: Path, name: str, *options: str, environ: dict[str, str] | None = None
 ) -> list[float]:
     """The total loss of each step of a run."""
-    cfg = load_config(args.config, args.opt)
     own = [f"output_dir={folder}", f"name={name}", f"train.max_iters={args.steps}", "train.log_iter=1"]
-    # A schedule that ends with training would otherwise end with the few steps made here.
-    own += [f"schedule.cosine_steps={cfg.schedule.cosine_steps or cfg.train.max_iters}", "distill.force=true"]
     command = [sys.executable, "-m", "slim_distill", "distill", "-c", args.config, "-t", args.teacher_config]
-    command += ["--teacher_pretrained", args.teacher_pretrained, "-o", *args.opt, *own, *options]
+    command += ["--teacher_pretrained", args.teacher_pretrained, "-o", *args.opt, *own, "distill.force=true", *options]
     print(f"training, {name}", file=sys.stderr)
     done = subprocess.run(command, env={**os.environ, **(environ or {})}, capture_output=True, text=True)
     if done.returncode:
