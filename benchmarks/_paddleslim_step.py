@@ -197,4 +197,4 @@ def build(variant: str, size: int, batch: int, recipe: str) -> Callable[[], floa
 
 if __name__ == "__main__":
     chosen = arguments(("stock",))
-    serve(build(chosen.variant, chosen.size, chosen.batch, chosen.recipe))
+    serve(build(chosen.variant, chosen.size, chosen.batch, chosen.recipe), chosen.steps)

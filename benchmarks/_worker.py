@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-__all__ = ["ANCHORS", "MASKS", "NUM_CLASSES", "arguments", "make_batch", "serve"]
+__all__ = ["ANCHORS", "MASKS", "NUM_CLASSES", "arguments", "make_batch", "serve", "serve_turns"]
 
 NUM_CLASSES = 20
 ANCHORS = ((10, 13), (16, 30), (33, 23), (30, 61), (62, 45), (59, 119), (116, 90), (156, 198), (373, 326))
@@ -27,6 +27,7 @@ def arguments(variants: tuple[str, ...]) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=128, help="height and width of the images, pixels")
     parser.add_argument("--batch", type=int, default=8, help="images a step")
     parser.add_argument("--recipe", choices=("l2", "objectness"), default="l2")
+    parser.add_argument("--steps", type=int, default=1, help="steps a turn")
     return parser.parse_args()
 
 
@@ -67,17 +68,26 @@ def _target(arrays: dict[str, np.ndarray], mask: tuple[int, ...], size: int, cel
     return target
 
 
-def serve(step: Callable[[], float]) -> None:
-    """Run the step for every line on standard input, and answer each with one line of JSON.
+def serve(step: Callable[[], float], steps: int = 1) -> None:
+    """Run so many steps for every line on standard input, and answer each with one line of JSON.
 
-    The answer holds `ms` (wall time), `value` (the loss, so that frameworks can be compared) and `peak_mb`.
+    The answer holds `ms` (wall time of a step), `value` (the loss, so that frameworks can be compared) and `peak_mb`.
     """
+
+    def turn(count: int) -> float:
+        return [step() for _ in range(count)][-1]
+
+    serve_turns(turn, steps)
+
+
+def serve_turns(turn: Callable[[int], float], steps: int) -> None:
+    """The same where steps depend on each other: `turn` does so many and returns the last one's value."""
     answers, sys.stdout = sys.stdout, sys.stderr
-    step()
+    turn(1)
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for _ in sys.stdin:
         started = time.perf_counter()
-        value = step()
-        ms = (time.perf_counter() - started) * 1e3
+        value = turn(steps)
+        ms = (time.perf_counter() - started) * 1e3 / steps
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps({"ms": ms, "value": value, "peak_mb": peak_mb}), file=answers, flush=True)

@@ -49,11 +49,11 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Medians of interleaved steps."""
     from slim_distill.common.array_store import ArrayStore
     from slim_distill.engine import build
-    from slim_distill.engine.teacher_outputs import CachedTeacher
+    from slim_distill.engine.teacher_outputs import FedTeacher
 
     job = published(args.recipe)
     program, names = build.build_frozen("teacher_", job.teachers["teacher_"], job.terms, job.cfg, on_cpu=True)
-    teacher = CachedTeacher("teacher_", program, [program.canonical(name) for name in names], "cpu")
+    teacher = FedTeacher("teacher_", program, [program.canonical(name) for name in names], "cpu")
     store = ArrayStore(folder, [teacher.identity], 10**10)
     teacher.use(store, images=args.batch)
     batch = job.batch(args.batch, args.size)

@@ -29,8 +29,10 @@ _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _HUGE_PAGE = 2 << 20
 _MADV_HUGEPAGE = 14
 # Numbers of glibc's mallopt.
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
-_MALLOC_VARIABLES = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+_MALLOC_VARIABLES = (
+    "MALLOC_ARENA_MAX", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES",
+)  # fmt: skip
 
 
 def available_cores() -> int:
@@ -119,8 +121,9 @@ def _tune_malloc(env: Mapping[str, str]) -> str:
     if platform.libc_ver()[0] != "glibc" or any(name in env for name in _MALLOC_VARIABLES):
         return ""
     libc = ctypes.CDLL(None)
-    # No memory map of its own for a large tensor, no trimming of the heap, and growth by 64 MiB at a time.
-    options = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, 64 << 20))
+    # No memory map of its own for a large tensor, no trimming of the heap, and growth by 64 MiB at a time; one heap for
+    # all threads, so that what one of them frees serves the others.
+    options = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, 64 << 20), (_M_ARENA_MAX, 1))
     if not all(libc.mallopt(number, value) == 1 for number, value in options):
         return ""
     return "malloc keeps freed memory" + (" on huge pages" if _reserve_huge_pages(libc) else "")

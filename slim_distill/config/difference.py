@@ -12,7 +12,7 @@ __all__ = ["changes_numbers", "differences", "show_differences"]
 _NO_EFFECT = (
     "name", "output_dir", "weights", "eval.*", "data.eval.*", "data.test.*", "data.train.workers",
     "train.log_iter", "train.snapshot_iter", "train.eval_iter", "train.keep", "train.pretrain_*",
-    "distill.min_teacher_metric", "distill.force",
+    "distill.min_teacher_metric", "distill.force", "compile.overlap", "compile.cache.*",
 )  # fmt: skip
 
 

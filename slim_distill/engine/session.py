@@ -118,8 +118,10 @@ class Session:
                 raise GraphError(f"feed {name!r} is {list(np.shape(batch[name]))}: a batch needs at least one image")
             feed[name] = batch[name]
         try:
-            with self._active():
-                values = self._executor.run(program.main, feed=feed, fetch_list=[program[name] for name in fetch])
+            # The scope is named because Paddle's current one is that of all threads.
+            values = self._executor.run(
+                program.main, feed=feed, fetch_list=[program[name] for name in fetch], scope=self._scope
+            )
         except (ValueError, RuntimeError, IndexError) as error:
             shapes = ", ".join(f"{name} {list(np.shape(array))}" for name, array in feed.items())
             raise GraphError(f"the program cannot run on this batch ({shapes}): {_reason(error)}") from error

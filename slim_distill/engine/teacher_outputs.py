@@ -1,10 +1,11 @@
-"""What the losses read of a frozen teacher, kept on disk for images that come again."""
+"""What the losses read of a frozen teacher, computed beside the student: ahead of time, or kept on disk."""
 
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from slim_distill.common.array_store import ArrayStore, digest_arrays
 from slim_distill.common.errors import ConfigError, SlimDistillError
 from slim_distill.common.files import cache_folder
+from slim_distill.common.idle import Ahead, why_not_idle
 from slim_distill.config.schema import CacheConfig, RunConfig
 from slim_distill.engine import build
 from slim_distill.engine.loop import Hook
@@ -21,7 +23,7 @@ from slim_distill.engine.session import Session
 from slim_distill.graph import NamedProgram, shape_of
 from slim_distill.losses.terms import Term
 
-__all__ = ["CachedTeacher", "TeacherOutputs", "open_outputs"]
+__all__ = ["FedTeacher", "TeacherOutputs", "open_outputs"]
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +31,8 @@ TOLERANCE = 1e-4
 """Outputs of an image may differ by this share of the largest one when its companions in the batch change."""
 
 
-class CachedTeacher:
-    """Completes batches by the outputs of one teacher: from the store, or computed and then stored.
+class FedTeacher:
+    """Completes batches by the outputs of one teacher: computed, or with a store from there where they are known.
 
     An entry belongs to one image and is found by the digest of the very numbers that the teacher is fed for it. A batch
     with an image that is not in the store is computed as a whole, so its numbers are those without a store.
@@ -40,14 +42,23 @@ class CachedTeacher:
         program: its program, cut to `names`.
         names: what to compute, without prefix.
         device: where it runs; values of parameters are those that the program knows.
+        stored: a store will be used.
+
+    Attributes:
+        identity: a name that changes with the network, weights or needed variables, and with what rounds differently;
+            "" where nothing is stored.
+        counts: how many images were looked up in the store so far, and how many of them were found.
     """
 
-    def __init__(self, prefix: str, program: NamedProgram, names: Sequence[str], device: str) -> None:
-        self.prefix, self.program, self.names = prefix, program, tuple(names)
+    def __init__(
+        self, prefix: str, program: NamedProgram, names: Sequence[str], device: str, *, stored: bool = True
+    ) -> None:
+        self.prefix, self.names = prefix, tuple(names)
         self.session = Session(device)
+        self.identity = _identity(program, self.names, self.session.on_cpu) if stored else ""
+        self.program = replace(program, values={})  # the session has a copy
         self.session.start(program, seed=0)
-        self.identity = _identity(program, self.names, self.session.on_cpu)
-        self.seen = self.found = 0
+        self.counts = (0, 0)
         self._store: ArrayStore | None = None
         self._images = 0
         self._checked = False
@@ -59,16 +70,21 @@ class CachedTeacher:
     def outputs(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs for a batch, names with prefix."""
         inputs = {name: batch[name] for name in self.program.feeds}
+        if self._store is None:
+            return self._prefixed(self.session.run(self.program, inputs, self.names))
         count = len(next(iter(inputs.values())))
         keys = [digest_arrays({name: array[i] for name, array in inputs.items()}) for i in range(count)]
-        entries = [None if self._store is None else self._store.get(self.identity, key) for key in keys]
+        entries = [self._store.get(self.identity, key) for key in keys]
         found = [entry for entry in entries if entry is not None]
-        self.seen, self.found = self.seen + count, self.found + len(found)
+        self.counts = (self.counts[0] + count, self.counts[1] + len(found))
         if len(found) == count:
             out = {name: np.stack([entry[name] for entry in found]) for name in self.names}
         else:
             out = self.session.run(self.program, inputs, self.names)
             self._keep(inputs, out, [key for key, entry in zip(keys, entries, strict=True) if entry is None], keys)
+        return self._prefixed(out)
+
+    def _prefixed(self, out: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {self.prefix + name: array for name, array in out.items()}
 
     def _keep(
@@ -122,18 +138,26 @@ class CachedTeacher:
 
 
 class TeacherOutputs(Hook):
-    """Completes batches by the outputs of all cached teachers; as a hook it logs how often they were found.
+    """Completes batches by the outputs of teachers that are not in the program; as a hook it logs what a store gave.
 
     Args:
         teachers: those whose outputs are fed; none to hand batches on as they are.
-        store: closed at the end of training; None without teachers.
+        store: closed at the end of training; None without one.
         log_iter: distance of the log lines in steps.
+        overlap: read and complete the next batch while this one is used, in idle time, where that is faster.
     """
 
     def __init__(
-        self, teachers: Sequence[CachedTeacher] = (), store: ArrayStore | None = None, log_iter: int = 1
+        self,
+        teachers: Sequence[FedTeacher] = (),
+        store: ArrayStore | None = None,
+        log_iter: int = 1,
+        *,
+        overlap: bool = False,
     ) -> None:
         self.teachers, self.store, self.log_iter, self.stop = tuple(teachers), store, log_iter, 0
+        self._told = dict.fromkeys(self.prefixes, (0, 0))
+        self._ahead = Ahead(lambda found: log.info("%s: %s", ", ".join(self.prefixes), found)) if overlap else None
 
     @property
     def prefixes(self) -> tuple[str, ...]:
@@ -145,27 +169,35 @@ class TeacherOutputs(Hook):
     ) -> Generator[dict[str, np.ndarray], None, None]:
         """The batches with the teachers' outputs beside their own arrays; closing ends `batches` too."""
         with closing(batches):
-            for batch in batches:
-                for teacher in self.teachers:
-                    batch = {**batch, **teacher.outputs(batch)}
-                yield batch
+            completed = self._complete(batches)
+            yield from self._ahead.items(completed) if self._ahead is not None else completed
+
+    def _complete(self, batches: Iterable[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
+        for batch in batches:
+            for teacher in self.teachers:
+                batch = {**batch, **teacher.outputs(batch)}
+            yield batch
 
     def before_train(self, start: int, stop: int) -> None:
         """Note where the run ends."""
         self.stop = stop
 
     def after_step(self, step: int, values: Mapping[str, Any]) -> None:
-        """Log the hit rate since the last line when due."""
+        """Log the hit rate since the last line when due; ahead of time one batch more may have been looked up."""
         done = step + 1
         if self.store is None or (done % self.log_iter and done != self.stop):
             return
         for teacher in self.teachers:
+            counts, told = teacher.counts, self._told[teacher.prefix]
+            seen, found = (now - then for now, then in zip(counts, told, strict=True))
+            if not seen:
+                continue
+            self._told[teacher.prefix] = counts
             log.info(
                 "%s: outputs of %d of %d images (%.0f %%) came from the cache, which holds %.3g of at most %.3g GB",
-                teacher.prefix, teacher.found, teacher.seen, 100 * teacher.found / max(1, teacher.seen),
+                teacher.prefix, found, seen, 100 * found / seen,
                 self.store.used_bytes / 1e9, self.store.max_bytes / 1e9,
             )  # fmt: skip
-            teacher.found = teacher.seen = 0
 
     def after_train(self, step: int) -> None:
         """Let another run store in the folder."""
@@ -182,7 +214,9 @@ def open_outputs(
     images: int,
     on_cpu: bool,
 ) -> TeacherOutputs:
-    """The cache that `compile.cache` asks for; a teacher that cannot be cached is left out, with a line that says why.
+    """The teachers that run beside the student's program: what `compile.overlap` and `compile.cache` ask for.
+
+    A teacher that cannot is left in the student's program, with a line that says why.
 
     Args:
         cfg: the student's run.
@@ -195,26 +229,46 @@ def open_outputs(
     Raises:
         ConfigError: the folder cannot be used.
     """
-    cache = cfg.compile.cache
-    if not cache.max_gb:
+    cache, told = cfg.compile.cache, logging.INFO if cfg.compile.cache.max_gb else logging.DEBUG
+    overlap = _overlaps(cfg, teachers, on_cpu=on_cpu)
+    if not cache.max_gb and not overlap:
         return TeacherOutputs()
-    cached = []
+    fed = []
     for prefix, teacher in teachers.items():
         why = "it trains along" if not teacher.frozen else "it follows the student" if teacher.ema is not None else ""
         if not why:
-            program, names = build.build_frozen(prefix, teacher, terms, cfg, on_cpu=on_cpu, report=log.info)
-            why = _refusal(program, names, feeds)
+            done: list[str] = []
+            program, names = build.build_frozen(prefix, teacher, terms, cfg, on_cpu=on_cpu, report=done.append)
+            why = _refusal(program, feeds) or (_cache_refusal(program, names) if cache.max_gb else "")
         if why:
-            log.info("%s: not cached: %s", prefix, why)
-        else:
-            cached.append(CachedTeacher(prefix, program, [program.canonical(n) for n in names], cfg.device))
-    if not cached:
+            log.log(told, "%s: not %s: %s", prefix, "cached" if cache.max_gb else "overlapped", why)
+            continue
+        for line in done:
+            log.info("%s", line)
+        needed = [program.canonical(name) for name in names]
+        fed.append(FedTeacher(prefix, program, needed, cfg.device, stored=bool(cache.max_gb)))
+    if not fed:
         return TeacherOutputs()
-    store = _open_store(cache, [one.identity for one in cached])
-    for one in cached:
-        one.use(store, images)
-    log.info("outputs of %s are kept in %s", ", ".join(one.prefix for one in cached), store.folder)
-    return TeacherOutputs(cached, store, cfg.train.log_iter)
+    shown, store = ", ".join(one.prefix for one in fed), None
+    if cache.max_gb:
+        store = _open_store(cache, [one.identity for one in fed])
+        for one in fed:
+            one.use(store, images)
+        log.info("outputs of %s are kept in %s", shown, store.folder)
+    if overlap:
+        log.info("%s: compared: beside the student, on the next batch, or before it", shown)
+    return TeacherOutputs(fed, store, cfg.train.log_iter, overlap=overlap)
+
+
+def _overlaps(cfg: RunConfig, teachers: Mapping[str, build.Teacher], *, on_cpu: bool) -> bool:
+    """Whether teachers are to run in idle time; a line says why not, where that was expected."""
+    frozen = [prefix for prefix, teacher in teachers.items() if teacher.frozen and teacher.ema is None]
+    if cfg.compile.overlap != "auto" or not on_cpu or not frozen:
+        return False
+    why = why_not_idle()
+    if why:
+        log.info("%s: not overlapped with the student's step: %s", ", ".join(frozen), why)
+    return not why
 
 
 def _open_store(cache: CacheConfig, groups: Sequence[str]) -> ArrayStore:
@@ -225,23 +279,29 @@ def _open_store(cache: CacheConfig, groups: Sequence[str]) -> ArrayStore:
         raise ConfigError(f"compile.cache.dir: {error}; choose another, or set compile.cache.max_gb to 0") from error
 
 
-def _refusal(program: NamedProgram, names: Sequence[str], feeds: Collection[str]) -> str:
-    """Why outputs of this program cannot be kept image by image, as far as the program itself tells; "" if they can."""
+def _refusal(program: NamedProgram, feeds: Collection[str]) -> str:
+    """Why this program cannot run beside the student's; "" if it can."""
     own = [name for name in program.feeds if name not in feeds]
     if own:
         return f"it is fed {own[0]!r}, which is in no batch"
+    unknown = [name for name in program.parameters() if name not in program.values]
+    if unknown:
+        return f"the value of {unknown[0]!r} is not known"
+    if program.draws_random_numbers():
+        return "it draws random numbers"
+    return ""
+
+
+def _cache_refusal(program: NamedProgram, names: Sequence[str]) -> str:
+    """Why outputs cannot be kept image by image, as far as the program itself tells; "" if they can."""
     whole = [name for name in names if shape_of(program[name])[:1] != (-1,)]
     if whole:
         return f"{whole[0]!r} is not one array for each image"
     if program.has_control_flow():
         return "it branches or loops, by what may depend on the whole batch"
-    unknown = [name for name in program.parameters() if name not in program.values]
-    if unknown:
-        return f"the value of {unknown[0]!r} is not known"
     return ""
 
 
 def _identity(program: NamedProgram, names: Sequence[str], on_cpu: bool) -> str:
-    """A name that changes with the teacher's network, weights or needed variables, and with what rounds differently."""
-    facts = json.dumps([str(program.main), list(names), machine(), on_cpu, digest_arrays(program.values)])
+    facts = json.dumps([str(program.main), names, machine(), on_cpu, digest_arrays(program.values)])
     return hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()

@@ -249,7 +249,7 @@ class _Job:
         """The training batches from step `start` on, with all that the program is fed."""
         return self.outputs.complete(self.loader.batches(start=start * self.cfg.parallel.accumulate))
 
-    def step_function(self, batches: Iterator[Mapping[str, np.ndarray]]) -> Any:
+    def step_function(self, batches: Generator[dict[str, np.ndarray], None, None]) -> Any:
         """The function that does one step; the first of a run, or of a scheduled term, also checks gradients."""
         fetch = list(self.training.losses.values())
         labels = list(self.training.losses)
@@ -266,6 +266,7 @@ class _Job:
             try:
                 check_finite(values, step, rate)
             except TrainingError as error:
+                batches.close()  # teachers may be at work on the next one
                 raise TrainingError(f"{error}; {self._save_sound(step, fetch)}") from error
             return {**values, "lr": rate}
 

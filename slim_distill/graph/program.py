@@ -12,6 +12,12 @@ from slim_distill.graph import _pir
 
 __all__ = ["NamedProgram", "dtype_of", "shape_of"]
 
+_RANDOM = frozenset({
+    "bernoulli", "binomial", "dirichlet", "dropout", "exponential", "fused_dropout_add", "gaussian", "gaussian_inplace",
+    "multinomial", "poisson", "randint", "randperm", "rrelu", "standard_gamma", "top_p_sampling",
+    "truncated_gaussian_random", "uniform", "uniform_inplace",
+})  # fmt: skip
+
 
 def shape_of(value: _pir.Value) -> tuple[int, ...]:
     """Shape of a variable, -1 for a dynamic axis; () for what is no dense tensor."""
@@ -96,6 +102,14 @@ class NamedProgram:
     def has_control_flow(self) -> bool:
         """Whether an operator holds blocks of its own, as branches and loops do."""
         return any(op.num_regions() for op in _pir.ops(self.main))
+
+    def draws_random_numbers(self) -> bool:
+        """Whether a result may change from run to run; what is in test mode (`is_test`) draws nothing."""
+        return any(
+            op.name().removeprefix("pd_op.").removesuffix("_") in _RANDOM
+            and not (op.has_attr("is_test") and op.attrs()["is_test"])
+            for op in _pir.walk(self.main)
+        )
 
     def with_values(self, arrays: Mapping[str, np.ndarray]) -> "NamedProgram":
         """The same program with known values for some parameters.

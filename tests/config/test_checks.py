@@ -91,6 +91,7 @@ def test_every_rule_is_of_a_field_that_exists():
         ("train.pretrain_exclude=['(']", r"^train\.pretrain_exclude: must be regular expressions, found the list"),
         ("distill.terms.0.weight=-1", r"^distill\.terms\[0\]\.weight: must be at least 0, found -1\.0"),
         ("distill.terms.0.student=[]", r"^distill\.terms\[0\]\.student: must be given, not empty"),
+        ("compile.overlap=on", r"^compile\.overlap: must be one of auto, off"),
         ("compile.placement=gpu", r"^compile\.placement: must be one of auto, stock, onednn, measure"),
         ("device=tpu", r"^device: must be auto, cpu, gpu or gpu:N, found the text 'tpu'"),
         ("device=gpu:x", r"^device: must be auto"),

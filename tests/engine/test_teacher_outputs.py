@@ -1,4 +1,4 @@
-"""The cache of teacher outputs: the numbers of training without it, and nothing where it would be wrong."""
+"""Teachers beside the student's program, ahead of time or from the cache: the numbers of one program, or refused."""
 
 import dataclasses
 import logging
@@ -7,13 +7,14 @@ import numpy as np
 import paddle
 import pytest
 
+from slim_distill.common import idle
 from slim_distill.common.array_store import ArrayStore
-from slim_distill.common.errors import ConfigError
+from slim_distill.common.errors import ConfigError, TrainingError
 from slim_distill.config import load_config
-from slim_distill.engine import build
+from slim_distill.engine import build, teacher_outputs
 from slim_distill.engine.checkpoint import load_checkpoint
 from slim_distill.engine.compiling import initial_values
-from slim_distill.engine.teacher_outputs import CachedTeacher, open_outputs
+from slim_distill.engine.teacher_outputs import FedTeacher, open_outputs
 from slim_distill.engine.train import train
 from slim_distill.graph import Freeze, NamedProgram, Slice, run_passes
 from slim_distill.losses.build import terms_from_config
@@ -26,7 +27,7 @@ NOTHING_RANDOM = ("DecodeImage", "NormalizeBox", "PadBox", "BboxXYXY2XYWH")
 FEEDS = ("image", "gt_bbox", "gt_class", "gt_score")
 
 
-def job(root, **cache):
+def job(root, overlap="auto", **cache):
     """(run, its teacher): two epochs of two batches without random augmentation."""
     data = write_voc(root / "data") if not (root / "data").exists() else root / "data"
     teacher = run_config(data, root, name="teacher")
@@ -38,7 +39,7 @@ def job(root, **cache):
     reader["batch_transforms"][0]["random_inter"] = False
     run["distill"]["min_teacher_metric"] = 0.0
     run["train"].update(max_iters=4, snapshot_iter=4)
-    run["compile"] = {"cache": cache}
+    run["compile"] = {"cache": cache, "overlap": overlap}
     cfg = load_config(write_config(root / "run.yml", run))
     return cfg, build.Teacher(its, initial_values(build.build_teacher(its, cfg)).values)
 
@@ -81,7 +82,7 @@ def cached(tmp_path):
     def make(program=None, names=("head", "dark"), max_bytes=1_000_000):
         for store in stores:
             store.close()
-        teacher = CachedTeacher("t_", program or frozen(names=names), names, "cpu")
+        teacher = FedTeacher("t_", program or frozen(names=names), names, "cpu")
         stores.append(ArrayStore(tmp_path / "cache", [teacher.identity], max_bytes))
         teacher.use(stores[-1], images=6)
         return teacher
@@ -93,9 +94,9 @@ def cached(tmp_path):
 
 def found(teacher, batch):
     """How many images of a batch are in the cache."""
-    before = teacher.found
+    before = teacher.counts[1]
     teacher.outputs({"image": batch, "gt_class": np.zeros(1)})
-    return teacher.found - before
+    return teacher.counts[1] - before
 
 
 def test_an_image_is_found_whatever_its_place_and_companions(cached):
@@ -103,15 +104,15 @@ def test_an_image_is_found_whatever_its_place_and_companions(cached):
     batch = image()
     out = teacher.outputs({"image": batch})
     assert set(out) == {"t_head", "t_dark"}
-    assert teacher.found == 0
+    assert teacher.counts[1] == 0
     again = teacher.outputs({"image": batch[[2, 0]]})
-    assert teacher.found == 2
+    assert teacher.counts[1] == 2
     np.testing.assert_array_equal(again["t_head"], out["t_head"][[2, 0]])
     np.testing.assert_array_equal(again["t_dark"], out["t_dark"][[2, 0]])
     mixed = np.concatenate([batch[:1], image(seed=1)[:1]])
     expected = teacher.session.run(teacher.program, {"image": mixed}, ["head"])["head"]
     np.testing.assert_array_equal(teacher.outputs({"image": mixed})["t_head"], expected)
-    assert teacher.found == 3
+    assert teacher.counts[1] == 3
     assert found(teacher, mixed) == 2
 
 
@@ -148,7 +149,7 @@ def test_a_damaged_entry_is_computed_anew(cached, tmp_path, caplog):
     paths[0].write_bytes(paths[0].read_bytes()[:-1])
     again = teacher.outputs({"image": image()})
     np.testing.assert_array_equal(again["t_head"], out["t_head"])
-    assert teacher.found == 2
+    assert teacher.counts[1] == 2
     assert sum("is made anew" in message for message in caplog.messages) == 1
     assert found(teacher, image()) == 3
 
@@ -211,3 +212,80 @@ def test_a_folder_that_cannot_be_used_is_an_error_that_names_the_key(tmp_path):
     cfg, teacher = job(tmp_path, max_gb=1, dir=str(tmp_path / "file"))
     with pytest.raises(ConfigError, match=r"^compile\.cache\.dir: cannot use the folder .*max_gb to 0$"):
         open_outputs(cfg, {"teacher_": teacher}, terms_from_config(cfg.distill), FEEDS, images=8, on_cpu=True)
+
+
+@pytest.fixture
+def two_threads(monkeypatch):
+    """The suite runs with one thread; this says that there are more, which is all that keeps teachers in the step."""
+    monkeypatch.setattr(teacher_outputs, "why_not_idle", lambda: "")
+    monkeypatch.setattr(idle, "TRIAL", 4)
+    monkeypatch.setattr(idle, "_BLOCK", 2)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_training_with_the_teacher_ahead_is_the_same_bit_for_bit(tmp_path, caplog, two_threads, stored):
+    merged, lines = run(tmp_path, caplog, "merged", overlap="off")
+    assert not [line for line in lines if "ahead" in line]
+    store = {"max_gb": 1, "dir": str(tmp_path / "cache")} if stored else {}
+    overlapped, lines = run(tmp_path, caplog, "overlapped", **store)
+    assert identical(overlapped, merged)
+    assert "teacher_: compared: beside the student, on the next batch, or before it" in lines
+    assert sum("operators in a step" in line for line in lines) == 1
+
+
+def test_a_resumed_run_with_the_teacher_ahead_is_the_uninterrupted_one(tmp_path, caplog, two_threads):
+    whole, _ = run(tmp_path, caplog, "whole")
+    cfg, teacher = job(tmp_path)
+    short = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, max_iters=3, snapshot_iter=3), name="parts")
+    train(short, {"teacher_": teacher})
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        folder = train(dataclasses.replace(cfg, name="parts"), {"teacher_": teacher}, resume="auto").folder
+    done = load_checkpoint(folder / "4")
+    assert identical({**done.model, **done.state}, whole)
+
+
+def test_a_loss_that_is_not_finite_saves_the_step_before_with_the_teacher_ahead(tmp_path, caplog, two_threads):
+    cfg, teacher = job(tmp_path)
+    schedule = dataclasses.replace(cfg.schedule, base_lr=1e30, warmup_steps=0)
+    with pytest.raises(TrainingError, match=r"is not finite .*the state after [1-3] steps is saved"):
+        train(dataclasses.replace(cfg, schedule=schedule, name="broken"), {"teacher_": teacher})
+
+
+def test_a_teacher_stays_in_the_step_where_it_must(tmp_path, caplog, two_threads, monkeypatch):
+    cfg, teacher = job(tmp_path)
+    terms = terms_from_config(cfg.distill)
+
+    def opened(teacher, cfg=cfg, on_cpu=True, feeds=FEEDS):
+        caplog.clear()
+        with caplog.at_level(logging.DEBUG):
+            outputs = open_outputs(cfg, {"teacher_": teacher}, terms, feeds, images=8, on_cpu=on_cpu)
+        return outputs.prefixes, [line for line in caplog.messages if "overlapped" in line]
+
+    assert opened(teacher) == (("teacher_",), [])
+    assert opened(teacher, on_cpu=False) == ((), [])
+    assert opened(dataclasses.replace(teacher, frozen=False)) == ((), [])
+    off = dataclasses.replace(cfg, compile=dataclasses.replace(cfg.compile, overlap="off"))
+    assert opened(teacher, off) == ((), [])
+    assert opened(teacher, feeds=()) == (
+        (),
+        ["teacher_: not overlapped: it is fed 'image', which is in no batch"],
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(NamedProgram, "draws_random_numbers", lambda program: True)
+        assert opened(teacher) == ((), ["teacher_: not overlapped: it draws random numbers"])
+    monkeypatch.setattr(teacher_outputs, "why_not_idle", lambda: "there is one thread")
+    assert opened(teacher) == ((), ["teacher_: not overlapped with the student's step: there is one thread"])
+
+
+def test_random_draws_are_seen_unless_they_are_in_test_mode():
+    def noisy(x, *, training):
+        return {"head": detector(x, training=training)["head"] + paddle.rand([1])}
+
+    def dropping(x, *, training):
+        return {"head": paddle.nn.functional.dropout(detector(x, training=training)["head"], 0.5)}
+
+    assert traced(noisy).draws_random_numbers()
+    assert traced(dropping).draws_random_numbers()
+    assert not run_passes(traced(dropping), [Freeze()]).program.draws_random_numbers()
+    assert not traced(detector).draws_random_numbers()
