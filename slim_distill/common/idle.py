@@ -39,7 +39,8 @@ def why_not_idle() -> str:
 def _idle_worker() -> Iterator[Executor]:
     """An executor with one idle thread, beside which the pool of this thread sleeps where it has nothing to do."""
     library = _openmp()
-    assert library is not None
+    if library is None:
+        raise RuntimeError(f"{_LIBRARY} is not loaded; ask why_not_idle first")
     threads, before = library.omp_get_max_threads(), library.kmp_get_blocktime()
 
     def begin() -> None:
