@@ -59,9 +59,9 @@ def identical(a, b):
 
 
 def test_training_is_the_same_bit_for_bit_and_the_second_epoch_needs_no_teacher(tmp_path, caplog):
-    plain, lines = run(tmp_path, caplog, "plain")
+    plain, lines = run(tmp_path, caplog, "plain", overlap="off")
     assert not [line for line in lines if "cache" in line]
-    cached, lines = run(tmp_path, caplog, "cached", max_gb=1, dir=str(tmp_path / "cache"))
+    cached, lines = run(tmp_path, caplog, "cached", overlap="off", max_gb=1, dir=str(tmp_path / "cache"))
     assert identical(cached, plain)
     assert f"outputs of teacher_ are kept in {tmp_path / 'cache'}" in lines
     shown = [line for line in lines if line.startswith("teacher_: outputs of")]
@@ -258,7 +258,7 @@ def test_a_teacher_stays_in_the_step_where_it_must(tmp_path, caplog, two_threads
 
     def opened(teacher, cfg=cfg, on_cpu=True, feeds=FEEDS):
         caplog.clear()
-        with caplog.at_level(logging.DEBUG):
+        with caplog.at_level(logging.DEBUG, logger=teacher_outputs.__name__):
             outputs = open_outputs(cfg, {"teacher_": teacher}, terms, feeds, images=8, on_cpu=on_cpu)
         return outputs.prefixes, [line for line in caplog.messages if "overlapped" in line]
 
