@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from itertools import islice, pairwise
 from typing import TypeVar
 
@@ -89,9 +89,10 @@ class Ahead:
         for number in range(TRIAL // _BLOCK):
             early = number % 2 == 0
             block, times = islice(source, _BLOCK), []
-            for item in _ahead(block) if early else block:
-                times.append(time.perf_counter())
-                yield item
+            with closing(_ahead(block)) if early else nullcontext(block) as items:
+                for item in items:
+                    times.append(time.perf_counter())
+                    yield item
             # From one item to the next: the use of the one, and what is left to do for the other.
             seconds[early] += [after - before for before, after in pairwise(times)]
         if not all(seconds.values()):

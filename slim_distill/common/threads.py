@@ -68,7 +68,7 @@ def configure_threads(environ: MutableMapping[str, str] | None = None) -> str:
        that a launcher started on this machine; if the user set one of them, the other follows it.
     2. Freed memory is kept for the next step rather than given back to the system, which would have to clear it again
        page by page: 10 % of a merged YOLOv3 step; huge pages save another 5 %. The largest amount in use at once
-       stays the same. Only with glibc, and not where the user tuned its malloc.
+       stays the same. All threads share one heap. Only with glibc, and not where the user tuned its malloc.
     3. On an x86 CPU that is not Intel's, MKL_DEBUG_CPU_TYPE becomes the widest code path the CPU can run.
 
     What is set already is never changed. Child processes inherit these variables.
