@@ -24,7 +24,7 @@ __all__ = ["DryRun", "TermReport", "dry_run", "render", "report_terms"]
 TOO_LARGE = 1000.0
 """A term, or its gradient, so many times larger than the task loss's is warned about."""
 
-_SIGMOIDS = {"sigmoid", "logsigmoid", "sigmoid_cross_entropy_with_logits", "yolo_loss"}
+_SIGMOIDS = {"sigmoid", "logsigmoid", "softplus", "sigmoid_cross_entropy_with_logits", "yolo_loss"}
 _SOFTMAX_LOSSES = set(GROUPS["logits"]) - {"kd_bernoulli"}
 
 

@@ -33,6 +33,6 @@ def yolo_objectness(student: YoloParts, teacher: YoloParts) -> Tensor:
     centre = bce_with_logits(s_x, F.sigmoid(t_x)) + bce_with_logits(s_y, F.sigmoid(t_y))
     size = paddle.abs(s_w - t_w) + paddle.abs(s_h - t_h)
     reg = (scale * (centre + size)).mean()
-    cls = (paddle.unsqueeze(scale, -1) * bce_with_logits(s_cls, F.sigmoid(t_cls))).mean()
+    cls = (scale * bce_with_logits(s_cls, F.sigmoid(t_cls)).mean(axis=-1)).mean()
     obj = bce_with_logits(s_obj, paddle.cast(t_obj > 0, t_obj.dtype)).mean()
     return reg + cls + obj

@@ -94,6 +94,7 @@ def fine_grained_loss(
     kinds = (*PARTS, "iou") if box_loss is not None else PARTS
     sums: dict[str, list[Value]] = {kind: [] for kind in kinds}
     smooth = smoothing(num_classes, label_smooth)
+    gt_bbox = _without_padding(gt_bbox)
     for i, (head, target) in enumerate(zip(heads, targets, strict=True)):
         parts = split_head(head, names, count=len(anchors.masks[i]), num_classes=num_classes)
         for field, value in zip(HeadParts._fields, parts, strict=True):
@@ -150,6 +151,13 @@ def _part_losses(parts: HeadParts, truth: _Target, keep: Value, smooth: float) -
     }
 
 
+def _without_padding(gt_bbox: Value) -> Value:
+    """The boxes up to the last one that is not padding in every image, and at least one."""
+    real = paddle.max(paddle.cast(gt_bbox[:, :, 2] > 0, "int64"), axis=0)  # [B]
+    last = paddle.max(real * paddle.cumsum(paddle.ones_like(real)))
+    return gt_bbox[:, : paddle.clip(last, min=1)]
+
+
 def _background(
     parts: HeadParts,
     gt_bbox: Value,
@@ -163,15 +171,17 @@ def _background(
     boxes = [paddle.reshape(side, [0, -1, 1]) for side in _decode(x, y, w, h, *pixels, scale_x_y)]  # [N, P, 1]
     cx, cy, gw, gh = (paddle.transpose(v, [0, 2, 1]) for v in paddle.split(gt_bbox, 4, axis=-1))  # [N, 1, B]
     truth = corners(cx, cy, gw, gh)
-    areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (boxes, truth)]
+    area, true_area = ((b[2] - b[0]) * (b[3] - b[1]) for b in (boxes, truth))
+    # IoU > t is inter > k (area + true area) with k = t / (1 + t): no division, which padding rows would make 0 / 0.
+    k = ignore_thresh / (1 + ignore_thresh)
     # [N, P, B]: with one operand of full size Paddle's kernels need no index arithmetic, which is four times slower.
     cells = paddle.shape(boxes[0])[1]
-    *full, area = (paddle.expand(v, [-1, cells, -1]) for v in (*truth, areas[1]))
+    *full, spared = (paddle.expand(v, [-1, cells, -1]) for v in (*truth, k * true_area))
     left, top = paddle.maximum(full[0], boxes[0]), paddle.maximum(full[1], boxes[1])
     right, bottom = paddle.minimum(full[2], boxes[2]), paddle.minimum(full[3], boxes[3])
-    inter = F.relu(right - left) * F.relu(bottom - top)
-    # inter / union > t without the division, which padding rows would make 0 / 0.
-    excess = paddle.max(inter - ignore_thresh * (area + areas[0] - inter), axis=-1)
+    # Where the height is negative so is the product, and that decides as 0 would.
+    inter = F.relu(right - left) * (bottom - top)
+    excess = paddle.max(inter - spared, axis=-1, keepdim=True) - k * area
     return paddle.reshape(paddle.cast(excess <= 0, "float32"), paddle.shape(x))
 
 

