@@ -168,7 +168,7 @@ def _measured(fixed: NamedProgram | None) -> frozenset[str] | None:
         return None
     layers = convolution_layers(fixed)
     chosen = choose_onednn(layers)
-    log.info("measured: %d of %d convolutions are faster on oneDNN", len(chosen), len(layers))
+    log.info("measured: %d of %d convolutions and gradients are faster on oneDNN", len(chosen), len(layers))
     return chosen
 
 

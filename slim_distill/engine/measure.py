@@ -64,12 +64,12 @@ def choose_onednn(
     measure: Callable[[NamedProgram], Times] = kernel_times,
     folder: Path | None = None,
 ) -> frozenset[str]:
-    """Weights of the layers that run faster on oneDNN, by more than noise.
+    """Names of the layers that run faster on oneDNN, by more than noise.
 
     Times are kept in `FOLDER/kernels/`, one file for each kind of machine, and each key is measured once.
 
     Args:
-        layers: the convolutions of one program, with all shapes known.
+        layers: the convolutions of one program and their gradients, with all shapes known.
         measure: takes the times of one layer.
         folder: the cache; None for the user's own (`SLIM_DISTILL_CACHE`).
     """
@@ -82,7 +82,7 @@ def choose_onednn(
         log.info("measuring kernels for %d shapes of convolutions, once for this machine", len(missing))
         times |= {key: measure(program) for key, program in missing.items()}
         _write(path, where, times)
-    return frozenset(layer.weight for layer in layers if _wins(times[layer.key]))
+    return frozenset(layer.name for layer in layers if _wins(times[layer.key]))
 
 
 def _wins(times: Times) -> bool:

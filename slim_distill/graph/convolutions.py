@@ -10,7 +10,7 @@ from slim_distill.graph import _pir
 from slim_distill.graph.program import NamedProgram, dtype_of, shape_of
 from slim_distill.graph.trace import name_program
 
-__all__ = ["ConvolutionLayer", "convolution_layers", "is_convolution"]
+__all__ = ["ConvolutionLayer", "convolution_layers", "convolution_name", "is_convolution"]
 
 _KINDS = ("pd_op.conv2d", "pd_op.depthwise_conv2d")
 _ATTRIBUTES = ("strides", "paddings", "padding_algorithm", "dilations", "groups", "data_format")
@@ -18,15 +18,15 @@ _ATTRIBUTES = ("strides", "paddings", "padding_algorithm", "dilations", "groups"
 
 @dataclass(frozen=True)
 class ConvolutionLayer:
-    """One convolution on Paddle's own kernel, with its gradient where the program has it.
+    """One convolution on Paddle's own kernel, or the gradient of one.
 
     Attributes:
-        weight: name of its weight.
+        name: the name of its weight; of a gradient that with "@GRAD" behind it.
         key: operators, attributes, number type and shapes in one line; layers of one key cost the same.
-        program: the layer alone. Its operands are feeds, its results the other variables.
+        program: the operator alone. Its operands are feeds, its results the other variables.
     """
 
-    weight: str
+    name: str
     key: str
     program: NamedProgram
 
@@ -36,23 +36,29 @@ def is_convolution(op: _pir.Operation) -> bool:
     return op.name().removesuffix("_grad") in _KINDS and dtype_of(op.operand_source(0)) == "float32"
 
 
+def convolution_name(op: _pir.Operation) -> str | None:
+    """The name of the weight of a convolution, with "@GRAD" for a gradient; None where the weight is no parameter."""
+    weight = _pir.parameter_name(op.operand_source(1))
+    return f"{weight}@GRAD" if weight is not None and op.name().endswith("_grad") else weight
+
+
 def convolution_layers(program: NamedProgram) -> list[ConvolutionLayer]:
-    """The float32 convolutions of a program that run on Paddle's own kernels, in order.
+    """The float32 convolutions of a program and their gradients that run on Paddle's own kernels, in order.
 
     Shapes are those in the program: build it for a fixed batch and image size. The program itself is left unchanged.
     """
     groups: dict[str, list[_pir.Operation]] = {}
     for op in _pir.ops(program.main):
-        weight = _pir.parameter_name(op.operand_source(1)) if is_convolution(op) else None
-        if weight is not None:
-            groups.setdefault(weight, []).append(op)
+        name = convolution_name(op) if is_convolution(op) else None
+        if name is not None:
+            groups.setdefault(name, []).append(op)
     alone: dict[str, NamedProgram] = {}
     layers = []
-    for weight, ops in groups.items():
+    for name, ops in groups.items():
         key = json.dumps([_describe(op) for op in ops])
         if key not in alone:
             alone[key] = _isolate(ops)
-        layers.append(ConvolutionLayer(weight, key, alone[key]))
+        layers.append(ConvolutionLayer(name, key, alone[key]))
     return layers
 
 

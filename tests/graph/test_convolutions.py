@@ -36,15 +36,17 @@ def run(program, batch):
         return static.Executor(paddle.CPUPlace()).run(program.main, feed=dict(batch), fetch_list=values)
 
 
-def test_each_layer_comes_with_its_gradient_where_it_trains():
+def test_what_trains_comes_with_its_gradient():
     program = training()
     before = op_names(program)
-    layers = {layer.weight: layer for layer in convolution_layers(program)}
+    layers = {layer.name: layer for layer in convolution_layers(program)}
     student = ["stem.weights", "deep.weights", "wide.weights", "dark.weights", "neck.weights", "head.weights"]
-    assert list(layers) == [*student, *(f"teacher_{name}" for name in student)]
+    forward = [*student, *(f"teacher_{name}" for name in student)]
+    assert list(layers) == [*forward, *(f"{name}@GRAD" for name in reversed(student))]
     kinds = {name: [n for n in op_names(layer.program) if n != "pd_op.data"] for name, layer in layers.items()}
-    assert kinds["stem.weights"] == ["pd_op.conv2d", "pd_op.conv2d_grad"]
-    assert kinds["deep.weights"] == ["pd_op.depthwise_conv2d", "pd_op.depthwise_conv2d_grad"]
+    assert kinds["stem.weights"] == ["pd_op.conv2d"]
+    assert kinds["stem.weights@GRAD"] == ["pd_op.conv2d_grad"]
+    assert kinds["deep.weights@GRAD"] == ["pd_op.depthwise_conv2d_grad"]
     assert kinds["teacher_stem.weights"] == ["pd_op.conv2d"]
     assert op_names(program) == before
 
@@ -53,15 +55,16 @@ def test_layers_of_equal_shape_share_a_key_and_others_do_not():
     def build(x, *, training):
         return {"out": conv(conv(conv(conv(x, "a", 4), "b", 4), "c", 4, stride=2), "d", 4)}
 
-    keys = {layer.weight: layer.key for layer in convolution_layers(training(build, "out"))}
-    # The first layer's image takes no gradient; the third has a stride; the fourth sees smaller images.
-    assert len({keys[f"{name}.weights"] for name in "abcd"}) == 4
-    assert keys["teacher_a.weights"] == keys["teacher_b.weights"] != keys["b.weights"]
+    keys = {layer.name: layer.key for layer in convolution_layers(training(build, "out"))}
+    # The third layer has a stride; the fourth sees smaller images; the first one's image takes no gradient.
+    assert len({keys[f"{name}.weights"] for name in "acd"}) == 3
+    assert keys["teacher_a.weights"] == keys["teacher_b.weights"] == keys["b.weights"] == keys["a.weights"]
+    assert len({keys[f"{name}.weights@GRAD"] for name in "abcd"}) == 4
 
 
 def test_a_layer_alone_computes_what_it_computes_in_its_program():
     program = training()
-    layer = next(layer for layer in convolution_layers(program) if layer.weight == "teacher_stem.weights")
+    layer = next(layer for layer in convolution_layers(program) if layer.name == "teacher_stem.weights")
     x = image(BATCH, SIZE)
     (alone,) = run(layer.program, {"operand_0": x, "operand_1": program.values["teacher_stem.weights"]})
     (inside,) = Runner(program)(x, "teacher_stem.tmp_0")

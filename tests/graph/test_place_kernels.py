@@ -16,7 +16,7 @@ from slim_distill.graph import (
     name_program,
     run_passes,
 )
-from tests.graph.nets import Runner, detector, image, op_names, relative, traced, with_random_values
+from tests.graph.nets import Runner, conv, detector, image, op_names, relative, traced, with_random_values
 
 pytestmark = pytest.mark.usefixtures("static_mode")
 
@@ -50,7 +50,7 @@ def placed(program, **kwargs):
     [
         ({}, {}),
         ({"pointwise": True}, {}),
-        ({"chosen": frozenset({"deep.weights", "head.weights"})}, {}),
+        ({"chosen": frozenset({"deep.weights", "head.weights@GRAD"})}, {}),
         ({}, {"size": 16, "batch": 3}),
     ],
 )
@@ -83,7 +83,7 @@ def test_the_whole_way_agrees_with_the_program_that_was_not_compiled():
     assert losses[-1][1] < losses[0][1]
 
 
-def test_convolutions_and_their_gradients_move_together():
+def test_what_moves_by_the_rules():
     program, _, _ = merged_training()
     result = placed(program)
     assert result.notes == (
@@ -97,9 +97,27 @@ def test_convolutions_and_their_gradients_move_together():
     assert not {"pd_op.conv2d", "pd_op.conv2d_grad", "pd_op.depthwise_conv2d"} & set(everything)
 
 
-def test_chosen_weights_decide_alone():
+def test_gradients_of_many_weights_move_alone():
+    def build(x, *, training):
+        many = conv(conv(x, "few", 512, 1), "many", 256, 1)
+        return {"out": conv(many, "last", 4, 1)}
+
+    program = with_random_values(traced(build, training=True))
+    with static.program_guard(program.main, program.startup), unique_name.guard():
+        pairs = static.append_backward((program["out"] ** 2).mean())
+    program = name_program(program.main, program.startup).with_values(program.values)
+    result = placed(program)
+    assert result.notes == ("place_kernels: on oneDNN: 1 conv2d_grad",)
+    names = {p.name: next(n for n, v in program.variables.items() if v.is_same(g)) for p, g in pairs}
+    assert set(names) == {"few.weights", "many.weights", "last.weights"}
+    for a, b in zip(*(Runner(p)(image(), *names.values()) for p in (result.program, program)), strict=True):
+        assert relative(a, b) < 1e-5
+
+
+def test_chosen_names_decide_alone():
     program, _, _ = merged_training()
-    result = placed(program, chosen=frozenset({"deep.weights", "teacher_head.weights"}))
+    chosen = {"deep.weights", "deep.weights@GRAD", "teacher_head.weights"}
+    result = placed(program, chosen=frozenset(chosen))
     assert result.notes == (
         "place_kernels: on oneDNN: 1 conv2d, 1 depthwise_conv2d, 1 depthwise_conv2d_grad, "
         "2 leaky_relu_grad, 3 relu_grad",

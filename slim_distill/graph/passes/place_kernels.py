@@ -1,10 +1,11 @@
 """Put the operators of a training program on the faster kernel for each. CPU only."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
 from slim_distill.graph import _pir
-from slim_distill.graph.convolutions import is_convolution
+from slim_distill.graph.convolutions import convolution_name, is_convolution
 from slim_distill.graph.passes._placement import only_cpus, place
 from slim_distill.graph.passes._replace import retire
 from slim_distill.graph.passes.infra import PassResult
@@ -14,6 +15,7 @@ __all__ = ["PlaceKernels"]
 
 _DEPTHWISE = "pd_op.depthwise_conv2d"
 _ACTIVATIONS = ("pd_op.relu_grad", "pd_op.leaky_relu_grad")
+_MANY_WEIGHTS = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,9 @@ class PlaceKernels:
     2. Convolutions with a kernel larger than 1x1, where Paddle's own kernel copies every patch before its matrix
        product. A 1x1 convolution is one matrix product already and stays: there oneDNN's changes of layout cost more
        than it wins.
-
-    3. Gradients of relu and leaky relu, which Paddle's own kernels compute on one thread.
+    3. Gradients of 1x1 convolutions with 2^17 weights or more. Paddle's own kernel adds up the gradient of the weights
+       image by image, and each time all of it passes through memory.
+    4. Gradients of relu and leaky relu, which Paddle's own kernels compute on one thread.
 
     Batch norms and their gradients stay. oneDNN has them, but between convolutions whose forward and backward passes
     ask for different layouts it is slower than one thread of Paddle's own kernels (measured: 41 ms against 27 ms for
@@ -42,7 +45,8 @@ class PlaceKernels:
     Attributes:
         device: where the program will run: "cpu", or anything else to leave it alone.
         pointwise: place 1x1 convolutions too.
-        chosen: names of the weights whose convolutions are placed, whatever rules 1 and 2 say; None to go by them.
+        chosen: names of the convolutions that are placed (see `ConvolutionLayer`), whatever rules 1 to 3 say; None to
+            go by them.
     """
 
     device: str = "cpu"
@@ -78,10 +82,7 @@ class PlaceKernels:
         if not is_convolution(op):
             return False
         if self.chosen is not None:
-            return _pir.parameter_name(op.operand_source(1)) in self.chosen
-        return op.name().startswith(_DEPTHWISE) or self.pointwise or _kernel_size(op) > 1
-
-
-def _kernel_size(op: _pir.Operation) -> int:
-    height, width = op.operand_source(1).shape[2:4]
-    return int(height * width)
+            return convolution_name(op) in self.chosen
+        *channels, height, width = op.operand_source(1).shape
+        heavy = op.name().endswith("_grad") and math.prod(channels) >= _MANY_WEIGHTS
+        return op.name().startswith(_DEPTHWISE) or self.pointwise or height * width > 1 or heavy
