@@ -32,7 +32,7 @@ def test_items_come_in_order_and_none_is_lost_between_the_ways():
     assert len(lines) == 1
 
 
-@pytest.mark.parametrize("length", [0, 1, 9, 10, 11, TRIAL])
+@pytest.mark.parametrize("length", [0, 1, 4, 5, 6, 11, TRIAL])
 def test_a_source_may_end_anywhere(length):
     items, _, _ = used(iter(range(length)))
     assert items == list(range(length))
@@ -61,6 +61,21 @@ def test_what_takes_longer_beside_than_before_is_not():
     assert not any(items[TRIAL:])
     again = list(islice(ahead.items(slow(0.0, 0.0)), 5))
     assert again == [False] * 5
+
+
+@pytest.mark.parametrize(("share", "pays"), [(0.99, False), (0.95, True)])
+def test_noise_alone_does_not_choose(monkeypatch, share, pays):
+    now = 0.0
+
+    def source():
+        while True:
+            yield share if threading.current_thread() is not threading.main_thread() else 1.0
+
+    monkeypatch.setattr(idle.time, "perf_counter", lambda: now)
+    ahead = Ahead(lambda line: None)
+    for number, seconds in enumerate(islice(ahead.items(source()), TRIAL + 1)):
+        now += seconds * (1 if number % 3 else 5)  # other work on the machine disturbs every third item
+    assert ahead.pays is pays
 
 
 def test_the_thread_gives_way_and_the_pool_waits_as_before_afterwards():
