@@ -28,8 +28,9 @@ def world(tmp_path_factory):
     """A folder in which all runs have ended: those of two ranks, then those of one process."""
     root = tmp_path_factory.mktemp("parallel")
     data = write_voc(root / "data", train=9, test=5)
-    for name in ("l2", "fine"):
-        cfg = run_config(data, root / "out", fine=name == "fine")
+    # From half of all seeds some activation comes so near the kink of its ReLU that rounding decides its gradient.
+    for name, seed in (("l2", 0), ("fine", 7)):
+        cfg = run_config(data, root / "out", fine=name == "fine", seed=seed)
         cfg["distill"] |= {"min_teacher_metric": 0.0, "teachers": {"teacher_": {"config": "teacher.yml"}}}
         cfg["eval"]["iou_threshold"] = 0.05  # so little training finds anything at all
         cfg["train"] = {"max_iters": STEPS, "log_iter": 1, "snapshot_iter": STEPS}
