@@ -50,7 +50,7 @@ def placed(program, **kwargs):
     [
         ({}, {}),
         ({"pointwise": True}, {}),
-        ({"chosen": frozenset({"deep.weights", "head.weights@GRAD"})}, {}),
+        ({"chosen": frozenset({"deep.weights", "deep.weights@GRAD", "head.weights@GRAD"})}, {}),
         ({}, {"size": 16, "batch": 3}),
     ],
 )
