@@ -19,15 +19,14 @@ def build(variant: str, size: int, batch: int, recipe: str) -> Callable[[], floa
         configure_threads()
     from slim_distill.config.schema import BackboneConfig, LossConfig, ModelConfig, OptimizerConfig
     from slim_distill.engine.build import cut_to_losses
+    from slim_distill.engine.compiling import place
     from slim_distill.engine.session import Session, start_static_mode
     from slim_distill.engine.training import LEARNING_RATE, build_training
     from slim_distill.graph import (
         FoldBatchNorm,
         Freeze,
         FuseInference,
-        PlaceKernels,
         Slice,
-        UpdateEarly,
         merge,
         run_passes,
         trace,
@@ -71,7 +70,7 @@ def build(variant: str, size: int, batch: int, recipe: str) -> Callable[[], floa
         training = build_training(program, recipe_terms, OptimizerConfig(), for_cpu=variant != "stock")
         program, fetch = training.program, [training.losses[list(training.losses)[-1]]]
         if variant != "stock":
-            program = run_passes(program, [PlaceKernels(), UpdateEarly()]).program
+            program = place(program, "auto", on_cpu=True, fixed=lambda: None).program
     session = Session("cpu")
     session.start(program, 1)
     if variant != "teacher":

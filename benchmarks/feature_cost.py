@@ -23,10 +23,10 @@ from _ours_step import build as build_step  # noqa: E402
 from slim_distill.common.errors import SlimDistillError  # noqa: E402
 from slim_distill.common.specs import FeedSpec, ModelSpec  # noqa: E402
 from slim_distill.config.schema import OptimizerConfig  # noqa: E402
+from slim_distill.engine.compiling import place  # noqa: E402
 from slim_distill.engine.session import Session, start_static_mode  # noqa: E402
 from slim_distill.engine.training import build_training  # noqa: E402
-from slim_distill.graph import UpdateEarly, run_passes, trace  # noqa: E402
-from slim_distill.graph.passes import PlaceKernels  # noqa: E402
+from slim_distill.graph import trace  # noqa: E402
 from slim_distill.losses import LOSSES, Term  # noqa: E402
 from slim_distill.losses.table import GROUPS  # noqa: E402
 
@@ -68,7 +68,7 @@ def feature_step(terms: list[Term], size: int, batch: int) -> Callable[[], None]
         return {**maps, **{n: given[f"in_{n}"] * 1 for n in ("boxes", "index")}, "loss": (scale**2).mean()}
 
     training = build_training(trace(ModelSpec(feeds, model)), terms, OptimizerConfig(), for_cpu=True)
-    program = run_passes(training.program, [PlaceKernels(), UpdateEarly()]).program
+    program = place(training.program, "auto", on_cpu=True, fixed=lambda: None).program
     session = Session("cpu")
     session.start(program, 1)
     feed = {f"in_{name}": array for name, array in arrays.items()}

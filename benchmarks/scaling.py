@@ -198,7 +198,7 @@ def merged_step(size: int, batch: int, bucket_mb: float, ranks: bool) -> Callabl
 
     from slim_distill.config.schema import BackboneConfig, ModelConfig, OptimizerConfig, ParallelConfig
     from slim_distill.engine.build import cut_to_losses
-    from slim_distill.engine.compiling import initial_values
+    from slim_distill.engine.compiling import initial_values, place
     from slim_distill.engine.distributed import connect
     from slim_distill.engine.parts import in_parts, start_together
     from slim_distill.engine.session import Session, start_static_mode
@@ -208,9 +208,7 @@ def merged_step(size: int, batch: int, bucket_mb: float, ranks: bool) -> Callabl
         FoldBatchNorm,
         Freeze,
         FuseInference,
-        PlaceKernels,
         Slice,
-        UpdateEarly,
         merge,
         run_passes,
         trace,
@@ -231,7 +229,7 @@ def merged_step(size: int, batch: int, bucket_mb: float, ranks: bool) -> Callabl
     training = build_training(cut_to_losses(merge(student, guest), terms), terms, OptimizerConfig())
     if together is not None:
         training = in_parts(training, terms, ParallelConfig(bucket_mb=bucket_mb), together.count)
-    program = run_passes(training.program, [PlaceKernels(), UpdateEarly()]).program
+    program = place(training.program, "auto", on_cpu=True, fixed=lambda: None).program
     session = Session("cpu")
     session.start(program, 1)
     session.write({LEARNING_RATE: session.read([LEARNING_RATE])[LEARNING_RATE] * 0 + 1e-6})

@@ -1,24 +1,38 @@
 """From runs to the program of one training step, compiled; and what the compilation did."""
 
 import logging
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from slim_distill.common.errors import ConfigError
+from slim_distill.common.threads import has_avx512
 from slim_distill.config.schema import ReaderConfig, RunConfig
 from slim_distill.engine import build
 from slim_distill.engine.measure import choose_onednn
 from slim_distill.engine.precision import reduced_precision
 from slim_distill.engine.session import Session
 from slim_distill.engine.training import TrainingProgram, build_training
-from slim_distill.graph import NamedProgram, PassResult, PlaceKernels, UpdateEarly, convolution_layers, run_passes
+from slim_distill.graph import (
+    NamedProgram,
+    PassResult,
+    PlaceKernels,
+    SplitGradients,
+    UpdateEarly,
+    convolution_layers,
+    run_passes,
+)
 from slim_distill.losses.terms import Term
 
 __all__ = ["fixed_step", "initial_values", "place", "show_precision", "training_step", "usual_size", "usual_step"]
 
 log = logging.getLogger(__name__)
+
+# Weights at each position of a kernel from which, without AVX-512, one product takes less time for their gradient than
+# Paddle's own kernel and oneDNN's (docs/performance.md).
+_ONE_PRODUCT_FROM = 1 << 19
 
 
 def usual_size(reader: ReaderConfig) -> int | None:
@@ -156,17 +170,18 @@ def place(
         return PassResult(program, False)
     if not on_cpu:
         return run_passes(program, [PlaceKernels(device="gpu")])
-    kernels = PlaceKernels(pointwise=placement == "onednn")
+    kernels = PlaceKernels(avx512=has_avx512(), pointwise=placement == "onednn")
+    split = SplitGradients(math.inf if kernels.avx512 or kernels.pointwise else _ONE_PRODUCT_FROM)
     if placement == "measure":
-        kernels = PlaceKernels(chosen=_measured(fixed()))
-    return run_passes(program, [kernels, UpdateEarly()])
+        kernels = replace(kernels, chosen=_measured(fixed(), split))
+    return run_passes(program, [split, kernels, UpdateEarly()])
 
 
-def _measured(fixed: NamedProgram | None) -> frozenset[str] | None:
+def _measured(fixed: NamedProgram | None, split: SplitGradients) -> frozenset[str] | None:
     if fixed is None:
         log.info("compile.placement: measure needs images of a known size; the rules of auto are used")
         return None
-    layers = convolution_layers(fixed)
+    layers = convolution_layers(run_passes(fixed, [split]).program)
     chosen = choose_onednn(layers)
     log.info("measured: %d of %d convolutions and gradients are faster on oneDNN", len(chosen), len(layers))
     return chosen

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import paddle
 from paddle import pir as _public_pir
 from paddle import static
+from paddle.base import core as _base
 from paddle.base.libpaddle import pir as _core
 from paddle.pir_utils import OldIrGuard
 
@@ -33,6 +34,7 @@ __all__ = [
     "erase",
     "erase_startup",
     "external_inputs",
+    "gradient_before",
     "inserting_after",
     "inserting_before",
     "needed_ops",
@@ -310,6 +312,17 @@ def clone_before(program: Program, op: Operation, twin: Operation) -> Operation:
             mapping.add(source, target)
     with inserting_before(program, op):
         return clone_op(twin, mapping)
+
+
+def gradient_before(program: Program, op: Operation, forward: Operation, operand: int) -> Value:
+    """The gradient of one operand of `forward` alone, built right before `op`, which computes those of several.
+
+    Both operators have one result, and the last operand of `op` is its gradient. Further operands have no gradient.
+    """
+    inputs, outputs = [[v] for v in forward.operands_source()], [[v] for v in forward.results()]
+    unwanted = [[number != operand] for number in range(len(inputs))]
+    with inserting_before(program, op):
+        return _base.call_vjp(forward, inputs, outputs, [[op.operands_source()[-1]]], unwanted)[operand][0]
 
 
 def to_native(program: Program, value: Value) -> Value:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from paddle import static
 
@@ -10,7 +11,7 @@ from slim_distill.graph import _pir
 from slim_distill.graph.program import NamedProgram, dtype_of, shape_of
 from slim_distill.graph.trace import name_program
 
-__all__ = ["ConvolutionLayer", "convolution_layers", "convolution_name", "is_convolution"]
+__all__ = ["ConvolutionLayer", "convolution_layers", "convolution_name", "convolution_settings", "is_convolution"]
 
 _KINDS = ("pd_op.conv2d", "pd_op.depthwise_conv2d")
 _ATTRIBUTES = ("strides", "paddings", "padding_algorithm", "dilations", "groups", "data_format")
@@ -21,7 +22,8 @@ class ConvolutionLayer:
     """One convolution on Paddle's own kernel, or the gradient of one.
 
     Attributes:
-        name: the name of its weight; of a gradient that with "@GRAD" behind it.
+        name: the name of its weight; with "@GRAD" behind it for the gradient of the weight (and of the input, where
+            one operator computes both), with "@INPUT@GRAD" for that of the input alone.
         key: operators, attributes, number type and shapes in one line; layers of one key cost the same.
         program: the operator alone. Its operands are feeds, its results the other variables.
     """
@@ -37,9 +39,17 @@ def is_convolution(op: _pir.Operation) -> bool:
 
 
 def convolution_name(op: _pir.Operation) -> str | None:
-    """The name of the weight of a convolution, with "@GRAD" for a gradient; None where the weight is no parameter."""
+    """The name of a convolution or gradient, see `ConvolutionLayer`; None where the weight is no parameter."""
     weight = _pir.parameter_name(op.operand_source(1))
-    return f"{weight}@GRAD" if weight is not None and op.name().endswith("_grad") else weight
+    if weight is None or not op.name().endswith("_grad"):
+        return weight
+    return f"{weight}@GRAD" if op.result(1).initialized() else f"{weight}@INPUT@GRAD"
+
+
+def convolution_settings(op: _pir.Operation) -> dict[str, Any]:
+    """Strides, padding and the like, which a convolution and its gradient have in common."""
+    attributes = op.attrs()
+    return {name: attributes[name] for name in _ATTRIBUTES}
 
 
 def convolution_layers(program: NamedProgram) -> list[ConvolutionLayer]:
@@ -63,13 +73,12 @@ def convolution_layers(program: NamedProgram) -> list[ConvolutionLayer]:
 
 
 def _describe(op: _pir.Operation) -> dict[str, object]:
-    attributes = op.attrs()
     return {
         "op": op.name().removeprefix("pd_op."),
         "dtype": dtype_of(op.operand_source(0)),
         "inputs": [list(shape_of(value)) for value in _pir.operands(op)],
         "results": [list(shape_of(v)) if v.initialized() else None for v in op.results()],
-        **{name: attributes[name] for name in _ATTRIBUTES},
+        **convolution_settings(op),
     }
 
 

@@ -12,10 +12,12 @@ from slim_distill.graph import (
     FuseInference,
     PlaceKernels,
     Slice,
+    SplitGradients,
     merge,
     name_program,
     run_passes,
 )
+from slim_distill.graph.convolutions import convolution_name
 from tests.graph.nets import Runner, conv, detector, image, op_names, relative, traced, with_random_values
 
 pytestmark = pytest.mark.usefixtures("static_mode")
@@ -112,6 +114,28 @@ def test_gradients_of_many_weights_move_alone():
     assert set(names) == {"few.weights", "many.weights", "last.weights"}
     for a, b in zip(*(Runner(p)(image(), *names.values()) for p in (result.program, program)), strict=True):
         assert relative(a, b) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("avx512", "expected"),
+    [
+        (True, "small a@INPUT a b@INPUT b c@INPUT c d@INPUT d"),
+        (False, "small a@INPUT b@INPUT c@INPUT c"),
+    ],
+)
+def test_halves_of_gradients_go_by_the_vectors_of_the_cpu(avx512, expected):
+    def build(x, *, training):
+        x = conv(conv(x, "small", 128), "a", 256)  # 128 x 256 = 2^15 weights at each of nine positions
+        return {"out": conv(conv(conv(x, "d", 512, 1), "b", 1024, 1), "c", 1024, 1)}  # 2^17, 2^19, 2^20 weights
+
+    program = with_random_values(traced(build, training=True))
+    with static.program_guard(program.main, program.startup), unique_name.guard():
+        static.append_backward((program["out"] ** 2).mean())
+    halves = run_passes(name_program(program.main, program.startup), [SplitGradients()]).program
+    result = placed(halves, avx512=avx512)
+    gradients = [op for op in result.program.main.global_block().ops if op.name() == "onednn_op.conv2d_grad"]
+    found = {convolution_name(op).replace(".weights", "") for op in gradients}
+    assert found == {f"{name}@GRAD" for name in expected.split()}
 
 
 def test_chosen_names_decide_alone():

@@ -11,6 +11,7 @@ from slim_distill.graph.passes.merge import merge, merge_into
 from slim_distill.graph.passes.place_kernels import PlaceKernels
 from slim_distill.graph.passes.reduce_precision import ReducePrecision
 from slim_distill.graph.passes.slice import Slice
+from slim_distill.graph.passes.split_gradients import SplitGradients
 from slim_distill.graph.passes.update_early import UpdateEarly
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "PlaceKernels",
     "ReducePrecision",
     "Slice",
+    "SplitGradients",
     "UpdateEarly",
     "broadcast",
     "cheap_broadcasts",

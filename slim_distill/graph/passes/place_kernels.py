@@ -15,7 +15,26 @@ __all__ = ["PlaceKernels"]
 
 _DEPTHWISE = "pd_op.depthwise_conv2d"
 _ACTIVATIONS = ("pd_op.relu_grad", "pd_op.leaky_relu_grad")
-_MANY_WEIGHTS = 1 << 17
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    """Between which numbers of weights oneDNN's gradients are faster than Paddle's own, which are one GEMM an image.
+
+    Attributes:
+        input_from: gradient of the input of a 1x1 convolution, with so many weights or more.
+        weights_from: gradient of the weights of a 1x1 convolution, with so many or more.
+        weights_below: gradient of the weights of a larger kernel, with fewer than this at each of its positions.
+    """
+
+    input_from: int
+    weights_from: int
+    weights_below: float
+
+
+# Measured on AMD EPYC, 2 cores: docs/performance.md.
+_AVX512 = _Bounds(1 << 17, 1 << 17, math.inf)
+_AVX2 = _Bounds(1 << 19, 1 << 20, 1 << 15)
 
 
 @dataclass(frozen=True)
@@ -24,11 +43,13 @@ class PlaceKernels:
 
     1. Depthwise convolutions, where Paddle's own kernel is a plain loop.
     2. Convolutions with a kernel larger than 1x1, where Paddle's own kernel copies every patch before its matrix
-       product. A 1x1 convolution is one matrix product already and stays: there oneDNN's changes of layout cost more
-       than it wins.
-    3. Gradients of 1x1 convolutions with 2^17 weights or more. Paddle's own kernel adds up the gradient of the weights
-       image by image, and each time all of it passes through memory.
-    4. Gradients of relu and leaky relu, which Paddle's own kernels compute on one thread.
+       product, and the gradients of their inputs. A 1x1 convolution is one matrix product already and stays: there
+       oneDNN's changes of layout cost more than it wins.
+    3. Gradients of weights for kernels larger than 1x1, but without AVX-512 only those with fewer than 2^15 weights
+       at each position of the kernel: with more, oneDNN's kernel for AVX2 is slower than patches and a product.
+    4. Gradients of 1x1 convolutions with 2^17 weights or more; without AVX-512 with 2^19 (inputs) and 2^20 (weights).
+       Paddle's own kernel works image by image, and each time all weights, or their gradient, pass through memory.
+    5. Gradients of relu and leaky relu, which Paddle's own kernels compute on one thread.
 
     Batch norms and their gradients stay. oneDNN has them, but between convolutions whose forward and backward passes
     ask for different layouts it is slower than one thread of Paddle's own kernels (measured: 41 ms against 27 ms for
@@ -44,12 +65,15 @@ class PlaceKernels:
 
     Attributes:
         device: where the program will run: "cpu", or anything else to leave it alone.
-        pointwise: place 1x1 convolutions too.
-        chosen: names of the convolutions that are placed (see `ConvolutionLayer`), whatever rules 1 to 3 say; None to
+        avx512: whether the CPU has AVX-512, see rules 3 and 4. They were measured for gradients that are split
+            (`SplitGradients`); one that computes both halves goes by the rule for weights.
+        pointwise: place every convolution and gradient, 1x1 convolutions too.
+        chosen: names of the convolutions that are placed (see `ConvolutionLayer`), whatever rules 1 to 4 say; None to
             go by them.
     """
 
     device: str = "cpu"
+    avx512: bool = True
     pointwise: bool = False
     chosen: frozenset[str] | None = None
     name: str = "place_kernels"
@@ -83,6 +107,17 @@ class PlaceKernels:
             return False
         if self.chosen is not None:
             return convolution_name(op) in self.chosen
+        if op.name().startswith(_DEPTHWISE) or self.pointwise:
+            return True
         *channels, height, width = op.operand_source(1).shape
-        heavy = op.name().endswith("_grad") and math.prod(channels) >= _MANY_WEIGHTS
-        return op.name().startswith(_DEPTHWISE) or self.pointwise or height * width > 1 or heavy
+        return self._is_faster(op, math.prod(channels), pointwise=height * width == 1)
+
+    def _is_faster(self, op: _pir.Operation, weights: int, *, pointwise: bool) -> bool:
+        """By the number of weights at each position of the kernel."""
+        if not op.name().endswith("_grad"):
+            return not pointwise
+        bounds = _AVX512 if self.avx512 else _AVX2
+        of_weights = op.result(1).initialized()
+        if pointwise:
+            return weights >= (bounds.weights_from if of_weights else bounds.input_from)
+        return not of_weights or weights < bounds.weights_below
