@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from slim_distill.common import threads
-from slim_distill.common.threads import available_cores, configure_threads
+from slim_distill.common.threads import available_cores, configure_threads, has_avx512
 
 AMD = "processor\t: 0\nvendor_id\t: AuthenticAMD\nflags\t\t: fpu avx2 fma {more}\n\nprocessor\t: 1\n"
 AVX512 = "avx512f avx512cd avx512bw avx512dq avx512vl"
@@ -78,6 +78,7 @@ def test_the_matrix_library_is_told_what_a_cpu_of_another_maker_can_do(machine, 
     env = {}
     configure_threads(env)
     assert env["MKL_DEBUG_CPU_TYPE"] == path
+    assert has_avx512() == (path == "7")
 
 
 @pytest.mark.parametrize("cpuinfo", ["vendor_id\t: AuthenticAMD\nflags\t: sse2\n", "CPU implementer : 0x41\n", ""])
@@ -86,6 +87,7 @@ def test_no_code_path_is_forced_on_other_cpus(machine, cpuinfo):
     env = {}
     configure_threads(env)
     assert "MKL_DEBUG_CPU_TYPE" not in env
+    assert not has_avx512()
 
 
 def test_a_code_path_of_the_user_stays(machine):

@@ -84,6 +84,17 @@ def test_every_combination_computes_the_same_losses(job, monkeypatch, tmp_path):
     assert list((tmp_path / "cache" / "kernels").glob("*.json"))
 
 
+@pytest.mark.parametrize("avx512", [True, False])
+def test_the_rules_for_either_kind_of_cpu_compute_the_same_losses(job, monkeypatch, avx512):
+    monkeypatch.setattr(compiling, "has_avx512", lambda: avx512)
+    monkeypatch.setattr(compiling, "_ONE_PRODUCT_FROM", 1 << 8)  # this network is small
+    auto = compiled(job)
+    # Where oneDNN has only AVX2, the gradients of the weights of the largest layers are one product each.
+    assert ("pd_op.unfold" in op_names(auto.program)) != avx512
+    assert "pd_op.unfold" not in op_names(compiled(job, "onednn").program)
+    assert losses(auto) == pytest.approx(losses(compiled(job, "stock", "off")), rel=1e-4)
+
+
 def test_stock_leaves_every_operator_and_onednn_leaves_no_convolution(job):
     stock = op_names(compiled(job, "stock", "off").program)
     assert not [name for name in stock if name.startswith("onednn_op.")]
