@@ -18,10 +18,10 @@ _CGROUP_V1 = Path("/sys/fs/cgroup/cpu")
 _CPUINFO = Path("/proc/cpuinfo")
 # Paddle's wheel sets OMP_NUM_THREADS=1 when it is not set; its GEMM library needs its own variable besides.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_AVX512 = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
 # The GEMM library in Paddle's wheel (MKL 2019) uses its SSE code on every CPU whose vendor is not Intel, unless it is
 # told which code to use. 7 is AVX-512 (all five feature sets of Skylake-SP), 5 is AVX2. On a 2-core AMD EPYC this
 # makes sgemm 2.5 times faster a core. Newer versions of the library ignore the variable.
-_AVX512 = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
 _MKL_CODE_PATHS = (
     ("7", "AVX-512", _AVX512),
     ("5", "AVX2", {"avx2", "fma"}),
@@ -187,5 +187,5 @@ def _mkl_code_path() -> tuple[str, str] | None:
     facts = {key.strip(): value.strip() for key, _, value in first}
     if facts.get("vendor_id", "GenuineIntel") == "GenuineIntel":
         return None
-    flags = set(facts.get("flags", "").split())
+    flags = cpu_flags()
     return next(((value, meaning) for value, meaning, needed in _MKL_CODE_PATHS if needed <= flags), None)

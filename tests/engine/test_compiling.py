@@ -7,7 +7,6 @@ import re
 import numpy as np
 import pytest
 
-from slim_distill.common.threads import has_avx512
 from slim_distill.config import load_config
 from slim_distill.engine import build, compiling, measure, precision
 from slim_distill.engine.compiling import fixed_step, initial_values, place, show_precision, training_step, usual_step
@@ -15,7 +14,7 @@ from slim_distill.engine.session import Session
 from slim_distill.engine.training import LEARNING_RATE
 from slim_distill.graph import SplitGradients, convolution_layers, dtype_of, run_passes
 from slim_distill.losses.build import terms_from_config
-from tests.graph.nets import op_names
+from tests.graph.nets import op_names, runs_bfloat16
 from tests.tiny import run_config, write_config
 
 pytestmark = pytest.mark.usefixtures("static_mode")
@@ -150,7 +149,7 @@ def with_precision(job, dtype, **keys):
     return dataclasses.replace(cfg, compile=compile_), teachers, terms
 
 
-@pytest.mark.skipif(not has_avx512(), reason="oneDNN computes bfloat16 convolutions only on CPUs with AVX-512")
+@runs_bfloat16
 def test_a_reduced_teacher_is_close_and_its_error_is_shown(job, caplog, monkeypatch):
     monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset({"avx512_bf16"}))
     cfg, teachers, terms = with_precision(job, "bfloat16")

@@ -2,13 +2,19 @@
 
 import numpy as np
 import paddle
+import pytest
 from paddle import static
 from paddle.nn import functional as F
 
 from slim_distill.common.specs import FeedSpec, ModelSpec
+from slim_distill.common.threads import has_avx512
 from slim_distill.graph import NamedProgram, trace
 
 SIZE = 16
+
+runs_bfloat16 = pytest.mark.skipif(
+    not has_avx512(), reason="oneDNN computes bfloat16 convolutions only on CPUs with AVX-512"
+)
 
 
 def image(batch=3, size=SIZE, seed=0):

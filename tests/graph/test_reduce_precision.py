@@ -7,7 +7,6 @@ from paddle import static
 from paddle.utils import unique_name
 
 from slim_distill.common.errors import GraphError
-from slim_distill.common.threads import has_avx512
 from slim_distill.graph import FoldBatchNorm, Freeze, FuseInference, dtype_of, run_passes
 from slim_distill.graph.passes import ReducePrecision
 from tests.graph.nets import (
@@ -18,6 +17,7 @@ from tests.graph.nets import (
     op_names,
     parameter,
     relative,
+    runs_bfloat16,
     traced,
     with_random_values,
 )
@@ -25,9 +25,6 @@ from tests.graph.nets import (
 pytestmark = pytest.mark.usefixtures("static_mode")
 
 KEEP = ("head", "neck", "small")
-runs_bfloat16 = pytest.mark.skipif(
-    not has_avx512(), reason="oneDNN computes bfloat16 convolutions only on CPUs with AVX-512"
-)
 KINDS = ("conv2d", "depthwise_conv2d", "matmul")
 
 
