@@ -11,17 +11,6 @@ os.environ.setdefault("GLOG_minloglevel", "2")
 
 SHARED = Path(os.environ.get("SLIM_DISTILL_SHARED", Path(__file__).resolve().parents[1].parent / "shared"))
 
-# Files of a minute or more go first; begun last, one process would work on them alone.
-LONG = {
-    "test_compiled_steps.py", "test_compiling.py", "test_jobs.py", "test_parallel.py", "test_published.py",
-    "test_signals.py", "test_study.py", "test_teacher_outputs.py", "test_trajectory.py",
-}  # fmt: skip
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order files for several processes; `make test` keeps xdist from sorting them by their number of tests."""
-    items.sort(key=lambda item: item.path.name not in LONG)
-
 
 @pytest.fixture(scope="module", autouse=True)
 def dynamic_mode_afterwards() -> Iterator[None]:
