@@ -1,6 +1,7 @@
 """The published pair of detectors with random weights, for benchmarks inside one process."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import repeat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 from _worker import make_batch
 
-__all__ = ["RECIPES", "make_step", "published"]
+__all__ = ["RECIPES", "make_step", "make_training", "published"]
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 RECIPES = ("l2", "objectness")
@@ -62,3 +63,23 @@ def make_step(job: SimpleNamespace, *, fed: tuple[str, ...] = (), precision: str
         return float(session.run(program, batch, [total])[total])
 
     return step
+
+
+def make_training(job: SimpleNamespace, batch: dict[str, Any]) -> Callable[[Iterable[dict[str, Any]]], list[float]]:
+    """Trains on batches as `slim-distill distill` does, and returns their total losses.
+
+    Args:
+        job: what `published` gave.
+        batch: repeated until it is found out whether the teacher had better work ahead of time; the log says.
+    """
+    from slim_distill.common.idle import TRIAL
+    from slim_distill.engine.teacher_outputs import open_outputs
+
+    outputs = open_outputs(job.cfg, job.teachers, job.terms, batch, images=len(batch["image"]), on_cpu=True)
+    step = make_step(job, fed=outputs.prefixes)
+
+    def turn(batches: Iterable[dict[str, Any]]) -> list[float]:
+        return [step(completed) for completed in outputs.complete(one for one in batches)]
+
+    turn(repeat(batch, TRIAL + 1))
+    return turn

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from itertools import repeat
 
 from _worker import NUM_CLASSES, arguments, make_batch, serve, serve_turns
 
@@ -83,22 +84,13 @@ def build(variant: str, size: int, batch: int, recipe: str) -> Callable[[], floa
 def overlapped(size: int, batch: int, recipe: str) -> Callable[[int], float]:
     """So many steps as training does them: with the teacher in the gaps of the step before, if that is faster."""
     configure_threads()
-    from _networks import make_step, published
-
-    from slim_distill.common.idle import TRIAL
-    from slim_distill.engine.teacher_outputs import open_outputs
-
-    job = published(recipe)
-    arrays = job.batch(batch, size)
-    outputs = open_outputs(job.cfg, job.teachers, job.terms, arrays, images=batch, on_cpu=True)
-    step = make_step(job, fed=outputs.prefixes)
-
-    def turn(steps: int) -> float:
-        return [step(completed) for completed in outputs.complete(arrays for _ in range(steps))][-1]
+    from _networks import make_training, published
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    turn(TRIAL + 1)
-    return turn
+    job = published(recipe)
+    arrays = job.batch(batch, size)
+    training = make_training(job, arrays)
+    return lambda steps: training(repeat(arrays, steps))[-1]
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ import logging
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from _networks import make_step, published
+from _networks import make_training, published
 
 from slim_distill.common.threads import configure_threads
 
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         dataset = _dataset(Path(folder))
         for size, batch in SHAPES:
-            turn = _training(job, job.batch(batch, size))
+            turn = make_training(job, job.batch(batch, size))
             for workers in WORKERS:
                 row = _measure(_loader(job, dataset, size, batch, workers), turn, args.steps)
                 rows.append({"size": size, "batch": batch, "workers": workers, "data": dataset.root, **row})
@@ -79,23 +79,7 @@ def _loader(job: Any, dataset: Any, size: int, batch: int, workers: int) -> Any:
     return build_loader(reader, seed=0, train=True, path="data.train")
 
 
-def _training(job: Any, batch: dict[str, Any]) -> Callable[[Iterator[dict[str, Any]]], None]:
-    """What trains on batches as they come, once it has found out when the teacher had better run."""
-    from slim_distill.common.idle import TRIAL
-    from slim_distill.engine.teacher_outputs import open_outputs
-
-    outputs = open_outputs(job.cfg, job.teachers, job.terms, batch, images=len(batch["image"]), on_cpu=True)
-    step = make_step(job, fed=outputs.prefixes)
-
-    def turn(batches: Iterator[dict[str, Any]]) -> None:
-        for completed in outputs.complete(one for one in batches):
-            step(completed)
-
-    turn(repeat(batch, TRIAL + 1))
-    return turn
-
-
-def _measure(loader: Any, turn: Callable[[Iterator[dict[str, Any]]], None], count: int) -> dict[str, float]:
+def _measure(loader: Any, turn: Callable[[Iterable[dict[str, Any]]], list[float]], count: int) -> dict[str, float]:
     batches = loader.batches()
     batch = next(batches)
     images = len(batch["image"])
