@@ -58,3 +58,13 @@ def bccd() -> Path:
     if not (SHARED / "datasets" / "bccd").is_dir():
         pytest.skip(f"BCCD is not at {SHARED / 'datasets' / 'bccd'}; set SLIM_DISTILL_SHARED to its grandparent folder")
     return SHARED / "datasets" / "bccd"
+
+
+@pytest.fixture(scope="session")
+def own_kernels() -> None:
+    """Our own kernels, compiled and loaded; tests that need them are skipped where that is not possible."""
+    from slim_distill.graph import load_kernels
+
+    why = load_kernels()
+    if why:
+        pytest.skip(f"own kernels: {why}")

@@ -148,6 +148,7 @@ RULES: Mapping[type, Mapping[str, Rule]] = {
         "teacher_precision": _one_of("float32", "bfloat16", "float16"),
         "student_precision": _one_of("float32", "bfloat16"),
         "placement": _one_of("auto", "stock", "onednn", "measure"),
+        "kernels": _one_of("auto", "off"),
         "overlap": _one_of("auto", "off"),
     },
     schema.ParallelConfig: {

@@ -29,6 +29,8 @@ class CompileConfig:
             CPU bfloat16 only, and only where it has the instructions. On any device.
         student_precision: float32 | bfloat16: in what the convolutions, and the products with parameters, of all that
             trains are computed, backward pass included. Not on a CPU.
+        kernels: auto | off: kernels of our own for norms, depthwise convolutions and updates, compiled once for this
+            machine, with `placement` auto and measure.
         overlap: auto | off: frozen teachers work on the next batch in the gaps of this step, in a thread of their own,
             if the first 60 steps show that this is faster.
         cache: of what the losses read of frozen teachers. On any device.
@@ -38,6 +40,7 @@ class CompileConfig:
     teacher_precision: str = "float32"
     student_precision: str = "float32"
     placement: str = "auto"
+    kernels: str = "auto"
     overlap: str = "auto"
     cache: CacheConfig = CacheConfig()
 

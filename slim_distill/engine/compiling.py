@@ -16,7 +16,10 @@ from slim_distill.engine.precision import reduced_precision
 from slim_distill.engine.session import Session
 from slim_distill.engine.training import TrainingProgram, build_training
 from slim_distill.graph import (
+    FuseNorms,
     NamedProgram,
+    OwnKernels,
+    Pass,
     PassResult,
     PlaceKernels,
     SplitGradients,
@@ -26,7 +29,16 @@ from slim_distill.graph import (
 )
 from slim_distill.losses.terms import Term
 
-__all__ = ["fixed_step", "initial_values", "place", "show_precision", "training_step", "usual_size", "usual_step"]
+__all__ = [
+    "fixed_step",
+    "has_own_kernels",
+    "initial_values",
+    "place",
+    "show_precision",
+    "training_step",
+    "usual_size",
+    "usual_step",
+]
 
 log = logging.getLogger(__name__)
 
@@ -155,9 +167,14 @@ def initial_values(program: NamedProgram) -> NamedProgram:
 
 
 def place(
-    program: NamedProgram, placement: str, *, on_cpu: bool, fixed: Callable[[], NamedProgram | None]
+    program: NamedProgram,
+    placement: str,
+    *,
+    on_cpu: bool,
+    fixed: Callable[[], NamedProgram | None],
+    kernels: str = "auto",
 ) -> PassResult:
-    """A training program on the kernels that `compile.placement` asks for.
+    """A training program on the kernels that `compile.placement` and `compile.kernels` ask for.
 
     Args:
         program: forward, backward and update.
@@ -165,23 +182,31 @@ def place(
         on_cpu: whether it will run on a CPU.
         fixed: gives the same program for one batch and image size, on which `measure` measures; None where no size
             is usual, and then the rules of `auto` decide.
+        kernels: auto | off.
     """
     if placement == "stock":
         return PassResult(program, False)
     if not on_cpu:
         return run_passes(program, [PlaceKernels(device="gpu")])
-    kernels = PlaceKernels(avx512=has_avx512(), pointwise=placement == "onednn")
-    split = SplitGradients(math.inf if kernels.avx512 or kernels.pointwise else _ONE_PRODUCT_FROM)
+    onednn = PlaceKernels(avx512=has_avx512(), pointwise=placement == "onednn")
+    before: list[Pass] = [SplitGradients(math.inf if onednn.avx512 or onednn.pointwise else _ONE_PRODUCT_FROM)]
+    if has_own_kernels(placement, kernels):
+        before += [FuseNorms(), OwnKernels()]
     if placement == "measure":
-        kernels = replace(kernels, chosen=_measured(fixed(), split))
-    return run_passes(program, [split, kernels, UpdateEarly()])
+        onednn = replace(onednn, chosen=_measured(fixed(), before))
+    return run_passes(program, [*before, onednn, UpdateEarly()])
 
 
-def _measured(fixed: NamedProgram | None, split: SplitGradients) -> frozenset[str] | None:
+def has_own_kernels(placement: str, kernels: str) -> bool:
+    """Whether these values of `compile.placement` and `compile.kernels` ask for kernels of our own on a CPU."""
+    return kernels == "auto" and placement in ("auto", "measure")
+
+
+def _measured(fixed: NamedProgram | None, before: Sequence[Pass]) -> frozenset[str] | None:
     if fixed is None:
         log.info("compile.placement: measure needs images of a known size; the rules of auto are used")
         return None
-    layers = convolution_layers(run_passes(fixed, [split]).program)
+    layers = convolution_layers(run_passes(fixed, before).program)
     chosen = choose_onednn(layers)
     log.info("measured: %d of %d convolutions and gradients are faster on oneDNN", len(chosen), len(layers))
     return chosen

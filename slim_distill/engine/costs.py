@@ -155,8 +155,10 @@ def _training(
     steps = student.train.max_iters  # stands for those of a pass over the data, too: a schedule costs the same anyway
     terms = terms_from_config(student.distill, max_iters=steps, epoch_steps=steps) if teachers else ()
     training = fixed_step(student, teachers, terms, size_px=size_px, batch=batch, on_cpu=on_cpu)
-    placement = student.compile.placement
-    placed = place(training.program, placement, on_cpu=on_cpu, fixed=lambda: training.program)
+    keys = student.compile
+    placed = place(
+        training.program, keys.placement, on_cpu=on_cpu, fixed=lambda: training.program, kernels=keys.kernels
+    )
     return replace(training, program=placed.program)
 
 

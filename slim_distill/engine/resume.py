@@ -19,9 +19,11 @@ from slim_distill.config.schema import RunConfig
 from slim_distill.data.loader import Loader
 from slim_distill.engine import build
 from slim_distill.engine.checkpoint import CONFIG, Checkpoint, load_checkpoint, newest_sound, numbered
+from slim_distill.engine.compiling import has_own_kernels
 from slim_distill.engine.session import Session
 from slim_distill.engine.status import lock_path
 from slim_distill.engine.training import EMA_PREFIX, TrainingProgram
+from slim_distill.graph import load_kernels
 
 __all__ = ["best_metric", "choose_checkpoint", "compare_facts", "load_state", "make_way", "open_run", "run_facts"]
 
@@ -118,6 +120,7 @@ def run_facts(cfg: RunConfig, done: int, loader: Loader, device: str, devices: i
         devices: how many train together.
     """
     epoch, batch = divmod(done, len(loader))
+    own = device == "cpu" and has_own_kernels(cfg.compile.placement, cfg.compile.kernels)
     return {
         "paddle": paddle.__version__,
         "seed": cfg.seed,
@@ -128,6 +131,7 @@ def run_facts(cfg: RunConfig, done: int, loader: Loader, device: str, devices: i
         "samples": len(loader.dataset),
         "device": device,
         "devices": devices,
+        "kernels": "own" if own and not load_kernels() else "Paddle's",
         "threads": {name: os.environ.get(name) for name in THREAD_VARIABLES},
     }
 
@@ -150,7 +154,7 @@ def compare_facts(chosen: tuple[Path, Checkpoint], cfg: RunConfig, now: Mapping[
     harmful = [(key, values) for key, values in found.items() if changes_numbers(key, cfg)]
     if harmful:
         lines.append(f"the configuration has changed since: {show_differences(harmful, 8)}")
-    for key in ("samples", "device", "devices", "threads", "paddle"):
+    for key in ("samples", "device", "devices", "kernels", "threads", "paddle"):
         before = checkpoint.facts.get(key, now[key])
         if before != now[key]:
             lines.append(f"{key} was {before}, now {now[key]}")

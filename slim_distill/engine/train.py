@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -145,12 +145,8 @@ def _train_in(
         # After the terms are bound: evaluation may take long, and a mistake in the recipe shows at once.
         others = {} if done else {prefix: t for prefix, t in teachers.items() if t.ema is None}
         judged = {prefix: build.check_teacher(cfg, prefix, t, eval_loader, ranks) for prefix, t in others.items()}
-        placed = place(
-            training.program,
-            cfg.compile.placement,
-            on_cpu=session.on_cpu,
-            fixed=lambda: usual_step(cfg, teachers, terms, on_cpu=session.on_cpu),
-        )
+        usual, keys = partial(usual_step, cfg, teachers, terms, on_cpu=session.on_cpu), cfg.compile
+        placed = place(training.program, keys.placement, on_cpu=session.on_cpu, fixed=usual, kernels=keys.kernels)
         log.info("step: %s", placed.summary())
         show_precision(cfg, teachers, terms, lambda: loader.batch(done), on_cpu=session.on_cpu)
         training = replace(training, program=placed.program)

@@ -4,6 +4,7 @@ from slim_distill.graph._pir import parameters
 from slim_distill.graph.convolutions import ConvolutionLayer, convolution_layers
 from slim_distill.graph.cost import BACKWARD, FORWARD, PHASES, UPDATE, OpCost, count_operators, operator_costs, runs_as
 from slim_distill.graph.gradients import Gradients, gradients, norms, student_parameters
+from slim_distill.graph.kernels import load_kernels
 from slim_distill.graph.load import load_inference_program
 from slim_distill.graph.naming import layer_name, name_values
 from slim_distill.graph.passes import (
@@ -13,6 +14,8 @@ from slim_distill.graph.passes import (
     FoldBatchNorm,
     Freeze,
     FuseInference,
+    FuseNorms,
+    OwnKernels,
     Pass,
     PassResult,
     PlaceKernels,
@@ -43,9 +46,11 @@ __all__ = [
     "FoldBatchNorm",
     "Freeze",
     "FuseInference",
+    "FuseNorms",
     "Gradients",
     "NamedProgram",
     "OpCost",
+    "OwnKernels",
     "Pass",
     "PassResult",
     "PlaceKernels",
@@ -61,6 +66,7 @@ __all__ = [
     "is_reduced",
     "layer_name",
     "load_inference_program",
+    "load_kernels",
     "merge",
     "merge_into",
     "name_program",

@@ -1,5 +1,6 @@
 """What the operators of a program cost: floating-point operations, parameters, bytes."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 
 from slim_distill.graph import _pir
 from slim_distill.graph.flops import OpShapes, Shape, flops, size
+from slim_distill.graph.kernels import PREFIX
 from slim_distill.graph.program import NamedProgram, dtype_of, shape_of
 
 __all__ = ["BACKWARD", "FORWARD", "PHASES", "UPDATE", "OpCost", "count_operators", "operator_costs", "runs_as"]
@@ -27,7 +29,7 @@ class OpCost:
     Attributes:
         owner: prefix of the guest it belongs to; "" for the host.
         name: variable name of its first result.
-        kind: the operator; "onednn.KIND" where it runs on oneDNN.
+        kind: the operator; "onednn.KIND" where it runs on oneDNN, "own.KIND" on a kernel of our own.
         phase: forward, backward (from the first gradient on) or update (of a parameter).
         flops: floating-point operations of one run; None where they are not known.
         parameters: numbers in the parameters that it is the first to read, running statistics included.
@@ -49,8 +51,10 @@ def runs_as(op_name: str) -> str | None:
     """The name of an operator's kernel in reports; None for one that no kernel runs for, as a parameter."""
     if op_name in _PLACEHOLDERS or op_name in _STRUCTURE:
         return None
-    placed = op_name.startswith(_pir.ONEDNN)
-    return ("onednn." if placed else "") + op_name.split(".")[-1].rstrip("_")
+    kind = op_name.split(".")[-1].rstrip("_")
+    if kind.startswith(PREFIX):
+        return "own." + re.sub("_backward$", "_grad", kind.removeprefix(PREFIX))
+    return f"onednn.{kind}" if op_name.startswith(_pir.ONEDNN) else kind
 
 
 def count_operators(program: NamedProgram) -> int:
@@ -73,7 +77,7 @@ def operator_costs(program: NamedProgram) -> list[OpCost]:
         kind = runs_as(op.name())
         if kind is None:
             continue
-        plain = kind.removeprefix("onednn.")
+        plain = kind.rpartition(".")[2]
         backward = backward or plain.endswith("_grad")
         phase = UPDATE if plain in _UPDATES else BACKWARD if backward else FORWARD
         name = _name(op, names)

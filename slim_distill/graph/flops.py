@@ -145,7 +145,8 @@ def _sum_of_many(op: OpShapes) -> int:
 
 
 def _momentum(op: OpShapes) -> int:
-    return (6 if op.attributes.get("regularization_method") == "l2_decay" else 4) * size(_known(op.outputs, 0))
+    decays = op.attributes.get("regularization_method") == "l2_decay" or op.attributes.get("decay")
+    return (6 if decays else 4) * size(_known(op.outputs, 0))
 
 
 # Operators that only move or make numbers.

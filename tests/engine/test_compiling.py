@@ -12,7 +12,7 @@ from slim_distill.engine import build, compiling, measure, precision
 from slim_distill.engine.compiling import fixed_step, initial_values, place, show_precision, training_step, usual_step
 from slim_distill.engine.session import Session
 from slim_distill.engine.training import LEARNING_RATE
-from slim_distill.graph import SplitGradients, convolution_layers, dtype_of, run_passes
+from slim_distill.graph import OwnKernels, SplitGradients, convolution_layers, dtype_of, run_passes
 from slim_distill.losses.build import terms_from_config
 from tests.graph.nets import op_names, runs_bfloat16
 from tests.tiny import run_config, write_config
@@ -103,9 +103,20 @@ def test_stock_leaves_every_operator_and_onednn_leaves_no_convolution(job):
     assert "onednn_op.fused_conv2d" in op_names(compiled(job, "stock").program)
 
 
+def test_kernels_of_our_own_are_used_by_auto_and_measure_unless_they_are_off(job, own_kernels):
+    training = compiled(job, "stock", "off")
+
+    def own(placement, kernels):
+        result = place(training.program, placement, on_cpu=True, fixed=lambda: None, kernels=kernels)
+        return any(name.startswith("custom_op.") for name in op_names(result.program))
+
+    used = {(p, k) for p in ("auto", "measure", "onednn", "stock") for k in ("auto", "off") if own(p, k)}
+    assert used == {("auto", "auto"), ("measure", "auto")}
+
+
 def test_measured_layers_are_placed_and_no_others(job, monkeypatch, caplog):
     training = compiled(job, "stock")
-    halves = run_passes(training.program, [SplitGradients()]).program
+    halves = run_passes(training.program, [SplitGradients(), OwnKernels()]).program
     names = [layer.name for layer in convolution_layers(halves)]
     assert any(name.endswith("@INPUT@GRAD") for name in names)
     monkeypatch.setattr(compiling, "choose_onednn", lambda layers: frozenset({layers[1].name}))

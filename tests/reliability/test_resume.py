@@ -175,12 +175,13 @@ def test_more_steps_change_the_numbers_only_where_a_schedule_stretches(cfg):
 
 def test_other_data_devices_threads_and_versions_are_told(tmp_path, cfg, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    save(tmp_path, 4, cfg, paddle="2.0")
+    save(tmp_path, 4, cfg, paddle="2.0", kernels="own")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     less = type("Less", (Images,), {"dataset": range(18)})(range(9))
     found = compare_facts(choose_checkpoint("auto", tmp_path), cfg, run_facts(cfg, 4, less, "gpu", 2))
-    assert [line.split(" was ")[0] for line in found] == ["samples", "device", "devices", "threads", "paddle"]
+    assert [line.split(" was ")[0] for line in found] == ["samples", "device", "devices", "kernels", "threads", "paddle"]
     assert found[0] == "samples was 20, now 18"
+    assert found[3] == "kernels was own, now Paddle's"
 
 
 def test_a_damaged_best_model_is_named_and_made_anew(tmp_path, cfg, caplog):

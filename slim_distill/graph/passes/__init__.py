@@ -6,8 +6,10 @@ from slim_distill.graph.passes.feed import Feed
 from slim_distill.graph.passes.fold_batch_norm import FoldBatchNorm
 from slim_distill.graph.passes.freeze import Freeze
 from slim_distill.graph.passes.fuse_inference import FuseInference
+from slim_distill.graph.passes.fuse_norms import FuseNorms
 from slim_distill.graph.passes.infra import Pass, PassResult, run_passes
 from slim_distill.graph.passes.merge import merge, merge_into
+from slim_distill.graph.passes.own_kernels import OwnKernels
 from slim_distill.graph.passes.place_kernels import PlaceKernels
 from slim_distill.graph.passes.reduce_precision import ReducePrecision
 from slim_distill.graph.passes.slice import Slice
@@ -22,6 +24,8 @@ __all__ = [
     "FoldBatchNorm",
     "Freeze",
     "FuseInference",
+    "FuseNorms",
+    "OwnKernels",
     "Pass",
     "PassResult",
     "PlaceKernels",

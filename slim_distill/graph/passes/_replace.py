@@ -1,13 +1,32 @@
 """Bring the tables of a named program up to date after operators were replaced."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from slim_distill.graph import _pir
 from slim_distill.graph.naming import name_values
 from slim_distill.graph.program import NamedProgram
 
-__all__ = ["renamed", "retire"]
+__all__ = ["hand_over", "renamed", "retire"]
+
+
+def hand_over(old: Sequence[_pir.Value], new: Sequence[_pir.Value], name: str | None) -> dict[str, _pir.Value]:
+    """Let every reader of the old values read the new ones, in the same order: {id of an old value: the new one}.
+
+    Args:
+        old: results of operators that are replaced; absent ones are passed over.
+        new: what stands for them; there may be fewer where the rest is absent.
+        name: of the first of them, stored on the operator behind it; None for no name.
+    """
+    moved = {}
+    for before, after in zip(old, new, strict=False):
+        if before.initialized():
+            after.stop_gradient = before.stop_gradient
+            before.replace_all_uses_with(after)
+            moved[before.id] = after
+    if name is not None:
+        _pir.set_op_tag(new[0].get_defining_op(), name)
+    return moved
 
 
 def retire(program: NamedProgram, dead: Collection[int], moved: Mapping[str, _pir.Value]) -> NamedProgram:

@@ -5,12 +5,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from slim_distill.graph import _pir
+from slim_distill.graph.kernels import PREFIX
 from slim_distill.graph.passes.infra import PassResult
 from slim_distill.graph.program import NamedProgram
 
 __all__ = ["UpdateEarly"]
 
-_UPDATES = frozenset(f"pd_op.{name}_" for name in ("adam", "adamw", "momentum", "sgd"))
+_UPDATES = frozenset(
+    (*(f"pd_op.{name}_" for name in ("adam", "adamw", "momentum", "sgd")), f"custom_op.{PREFIX}momentum_")
+)
 
 
 @dataclass(frozen=True)

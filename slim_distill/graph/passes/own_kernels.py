@@ -1,0 +1,93 @@
+"""Put operators that pass through memory once on kernels of our own, which use all threads and the plain layout."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from slim_distill.graph import _pir
+from slim_distill.graph.convolutions import convolution_settings
+from slim_distill.graph.kernels import custom, load_kernels
+from slim_distill.graph.passes._replace import hand_over, retire
+from slim_distill.graph.passes.infra import PassResult
+from slim_distill.graph.program import NamedProgram, dtype_of
+
+__all__ = ["OwnKernels"]
+
+_DEPTHWISE = "pd_op.depthwise_conv2d"
+_PLAIN = {"paddings": [1, 1], "dilations": [1, 1], "padding_algorithm": "EXPLICIT", "data_format": "NCHW"}
+_UPDATE_FROM = 1 << 18  # numbers in a parameter; below it one thread of Paddle's kernel is as fast
+
+
+@dataclass(frozen=True)
+class OwnKernels:
+    """Exchange operators of a training program for kernels of our own, one by one.
+
+    1. Depthwise 3x3 convolutions of stride 1 or 2 and padding 1, and their gradients where both are wanted. oneDNN's
+       change the layout of what they read and write, which takes longer than the convolution.
+    2. Updates with momentum of parameters of 2^18 numbers or more, which Paddle's kernel computes on one thread.
+
+    In float32, and only on CPUs. Where the kernels cannot be compiled nothing changes, and the refusal says why.
+    Apply it before PlaceKernels, which takes depthwise convolutions for itself.
+
+    Keeps: every name; every number up to rounding.
+    """
+
+    name: str = "own_kernels"
+
+    def requires(self, program: NamedProgram) -> None:
+        """Nothing is needed."""
+
+    def apply(self, program: NamedProgram) -> PassResult:
+        """Exchange them."""
+        wanted = [op for op in _pir.ops(program.main) if _is_wanted(op)]
+        why = load_kernels() if wanted else ""
+        if why or not wanted:
+            return PassResult(program, False, refusals={f"no kernels of our own: {why}": len(wanted)} if why else {})
+        moved: dict[str, _pir.Value] = {}
+        for op in wanted:
+            with _pir.inserting_before(program.main, op):
+                new = _EXCHANGES[op.name().removesuffix("_")](op)
+            moved |= hand_over(op.results(), new, _pir.op_tag(op))
+        count = Counter(op.name().removeprefix("pd_op.").removesuffix("_") for op in wanted)
+        shown = ", ".join(f"{n} {name}" for name, n in sorted(count.items()))
+        program = retire(program, {op.id() for op in wanted}, moved)
+        return PassResult(program, True, (f"own kernels: {shown}",), {"operators on own kernels": len(wanted)})
+
+    def ensures(self, program: NamedProgram) -> None:
+        """Nothing is promised beyond the numbers."""
+
+
+def _is_wanted(op: _pir.Operation) -> bool:
+    name = op.name().removesuffix("_")
+    if name not in _EXCHANGES or dtype_of(op.operand_source(0)) != "float32":
+        return False
+    if name == "pd_op.momentum":
+        attributes = op.attrs()
+        usual = attributes["regularization_method"] in ("", "l2_decay") and attributes["rescale_grad"] == 1.0
+        return usual and not attributes["multi_precision"] and math.prod(op.operand_source(0).shape) >= _UPDATE_FROM
+    settings, weights = convolution_settings(op), op.operand_source(1).shape
+    plain = all(settings[key] == value for key, value in _PLAIN.items()) and settings["strides"] in ([1, 1], [2, 2])
+    wanted = all(v.initialized() for v in op.results()[:2]) if name.endswith("_grad") else True
+    return plain and wanted and list(weights[1:]) == [1, 3, 3] and settings["groups"] == weights[0]
+
+
+def _depthwise(op: _pir.Operation) -> list[_pir.Value]:
+    return custom("depthwise_conv2d", op.operands_source()[:2], op.attrs()["strides"][0])
+
+
+def _depthwise_gradient(op: _pir.Operation) -> list[_pir.Value]:
+    return custom("depthwise_conv2d_backward", op.operands_source()[:3], op.attrs()["strides"][0])
+
+
+def _momentum(op: _pir.Operation) -> list[_pir.Value]:
+    attributes = op.attrs()
+    decay = attributes["regularization_coeff"] if attributes["regularization_method"] else 0.0
+    return custom("momentum", op.operands_source()[:4], attributes["mu"], decay, attributes["use_nesterov"])
+
+
+_EXCHANGES: Mapping[str, Callable[[_pir.Operation], Sequence[_pir.Value]]] = {
+    _DEPTHWISE: _depthwise,
+    f"{_DEPTHWISE}_grad": _depthwise_gradient,
+    "pd_op.momentum": _momentum,
+}
