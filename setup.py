@@ -15,7 +15,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["slim_distill", "slim_distill.*"]),
-    package_data={"slim_distill": ["py.typed", "assets/digits/*", "graph/kernels/*.cc"]},
+    package_data={"slim_distill": ["py.typed", "assets/digits/*", "graph/kernels/*.cc", "graph/kernels/*.h"]},
     install_requires=[
         "paddlepaddle>=3.3",
         "numpy>=1.26",

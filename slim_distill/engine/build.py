@@ -38,7 +38,7 @@ from slim_distill.graph import (
     shape_of,
     trace,
 )
-from slim_distill.graph.passes import FoldBatchNorm, FuseInference, ReducePrecision
+from slim_distill.graph.passes import FoldBatchNorm, FuseInference, ReducePrecision, Winograd
 from slim_distill.losses.terms import Term, bind_all
 from slim_distill.models.build import build_model
 from slim_distill.models.classes import select_classes
@@ -237,7 +237,8 @@ def build_frozen(
     reduce, why = reduced_precision(cfg.compile.teacher_precision, fused=fuse, on_cpu=on_cpu)
     if why:
         report(f"{prefix}: compile.teacher_precision: {why}; it stays in float32")
-    passes = [ReducePrecision(needed, reduce, "cpu" if on_cpu else "gpu")] if reduce else []
+    passes: list[Pass] = [Winograd()] if fuse and cfg.compile.kernels == "auto" and not reduce else []
+    passes += [ReducePrecision(needed, reduce, "cpu" if on_cpu else "gpu")] if reduce else []
     result = _compiled(guest, needed, fuse, passes)
     report(f"{prefix}: {result.summary()}; {before} -> {count_operators(result.program)} operators in a step")
     return result.program, needed

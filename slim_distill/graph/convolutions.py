@@ -11,9 +11,21 @@ from slim_distill.graph import _pir
 from slim_distill.graph.program import NamedProgram, dtype_of, shape_of
 from slim_distill.graph.trace import name_program
 
-__all__ = ["ConvolutionLayer", "convolution_layers", "convolution_name", "convolution_settings", "is_convolution"]
+__all__ = [
+    "ConvolutionLayer",
+    "convolution_layers",
+    "convolution_name",
+    "convolution_settings",
+    "is_convolution",
+    "is_winograd",
+]
 
 _KINDS = ("pd_op.conv2d", "pd_op.depthwise_conv2d")
+_WINOGRAD = {
+    "strides": [1, 1], "paddings": [1, 1], "dilations": [1, 1], "groups": 1, "padding_algorithm": "EXPLICIT",
+    "data_format": "NCHW",
+}  # fmt: skip
+_FEW = 16  # channels below which vectors of channels are mostly empty
 _ATTRIBUTES = ("strides", "paddings", "padding_algorithm", "dilations", "groups", "data_format")
 
 
@@ -50,6 +62,13 @@ def convolution_settings(op: _pir.Operation) -> dict[str, Any]:
     """Strides, padding and the like, which a convolution and its gradient have in common."""
     attributes = op.attrs()
     return {name: attributes[name] for name in _ATTRIBUTES}
+
+
+def is_winograd(op: _pir.Operation) -> bool:
+    """Whether our kernels for Winograd's algorithm know this kind of convolution, and it has enough channels."""
+    settings, shape = convolution_settings(op), list(op.operand_source(1).shape)
+    known = all(settings[key] == value for key, value in _WINOGRAD.items())
+    return known and shape[2:] == [3, 3] and min(shape[:2]) >= _FEW
 
 
 def convolution_layers(program: NamedProgram) -> list[ConvolutionLayer]:

@@ -98,6 +98,21 @@ def _convolution_grad(op: OpShapes) -> int:
     return one * len(_present(op.outputs[:2]))
 
 
+def _winograd(op: OpShapes) -> int:
+    """Products of the 36 points of each tile of 4x4 results, and what follows; the transforms are not counted."""
+    images, inputs, height, width = _known(op.inputs, 0)
+    outputs = _known(op.outputs, 0)[1]
+    tiles = size((images, *(-(-d // 4) if d > 0 else d for d in (height, width))))
+    activation = op.attributes.get("slope") != 1.0
+    return 72 * tiles * inputs * outputs + (len(op.inputs) - 2 + activation) * size(op.outputs[0])
+
+
+def _winograd_grad(op: OpShapes) -> int:
+    """Of the weights; operands input and gradient of the output."""
+    of_output = _known(op.inputs, 1)
+    return _winograd(OpShapes("winograd", (op.inputs[0], None), (of_output,), {"slope": 1.0}))
+
+
 def _transposed_convolution(op: OpShapes) -> int:
     """2 FLOPs for each input element and weight of its filter [in, out / groups, kh, kw]."""
     return 2 * size(_known(op.inputs, 0)) * size(_known(op.inputs, 1)[1:])
@@ -183,6 +198,9 @@ _COUNTS: Mapping[str, Callable[[OpShapes], int]] = {
     **dict.fromkeys(("conv2d_grad", "depthwise_conv2d_grad", "conv3d_grad"), _convolution_grad),
     **dict.fromkeys(("conv2d_transpose", "depthwise_conv2d_transpose"), _transposed_convolution),
     "fused_conv2d": _fused_convolution,
+    **dict.fromkeys(("winograd", "winograd_sum"), _winograd),
+    "winograd_weights": lambda op: 117 * size(_known(op.inputs, 0)[:2]),  # 9 times 13 for a kernel
+    "winograd_weights_grad": _winograd_grad,
     **dict.fromkeys(("matmul", "bmm", "mm"), _matmul),
     **dict.fromkeys(("matmul_grad", "bmm_grad"), _matmul_grad),
     "batch_norm": _batch_norm,

@@ -30,6 +30,18 @@ def test_a_fused_convolution_counts_what_was_fused_into_it():
     assert fused == 2 * PRODUCTS + 3 * size(Y)
 
 
+def test_winograd_counts_a_quarter_of_the_products_of_whole_tiles():
+    x, y, u, bias = (2, 6, 8, 12), (2, 5, 8, 12), (36, 1, 6, 32), (5,)
+    products = 2 * size(y) * 6 * 9 / 4
+    assert count("winograd", (x, u, bias), (y,), slope=1.0) == products + size(y)
+    assert count("winograd_sum", (x, u, bias, y), (y,), slope=0.0) == products + 3 * size(y)
+    assert count("winograd_weights_grad", (x, y), ((5, 6, 3, 3),)) == products
+    # A tile that is cut by the border costs as much as a whole one.
+    assert count("winograd_weights_grad", ((2, 6, 5, 9), (2, 5, 5, 9)), ((5, 6, 3, 3),)) == products
+    assert count("winograd_weights", ((5, 6, 3, 3),), (u,), turned=False) == 5 * 6 * 117
+    assert count("winograd", ((-1, 6, 8, 12), u, bias), ((-1, 5, 8, 12),), slope=1.0) is None
+
+
 @pytest.mark.parametrize(
     ("left", "right", "out", "attributes"),
     [

@@ -97,6 +97,72 @@ def test_depthwise_convolution_and_its_gradients(shape, stride):
             assert abs((dy * moved).sum() - (gradient.astype("float64") * direction).sum()) < 1e-5 * scale
 
 
+def convolution(x, w):
+    """3x3, padding 1, by its definition in double precision."""
+    framed = np.pad(x.astype("float64"), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    height, width = x.shape[2:]
+    parts = [
+        np.einsum("kc,nchw->nkhw", w[:, :, j, i].astype("float64"), framed[:, :, j : j + height, i : i + width])
+        for j in range(3)
+        for i in range(3)
+    ]
+    return sum(parts)
+
+
+SHAPES = [
+    (2, 3, 5, 7, 9),
+    (1, 1, 1, 1, 1),
+    (3, 17, 33, 8, 6),
+    (1, 40, 70, 13, 35),
+    (2, 64, 48, 20, 20),
+    (5, 16, 16, 4, 4),
+]
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_winograd_is_the_convolution_with_what_follows_it(shape, slope):
+    n, c, k, height, width = shape
+    x, w, bias, other = draw(n, c, height, width), draw(k, c, 3, 3, seed=1), draw(k, seed=2), draw(n, k, height, width)
+    expected = convolution(x, w) + bias[:, None, None]
+    (u,), _ = run("winograd_weights", [w], False)
+    (alone,), _ = run("winograd", [x, u, bias], k, slope)
+    (summed,), _ = run("winograd_sum", [x, u, bias, other], k, slope)
+    for found, sums in ((alone, expected), (summed, expected + other)):
+        assert np.abs(found - np.where(sums > 0, sums, slope * sums)).max() < 4e-6 * np.abs(sums).max()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients_by_winograd_are_those_of_the_convolution(shape):
+    n, c, k, height, width = shape
+    x, w, dy = draw(n, c, height, width), draw(k, c, 3, 3, seed=1), draw(n, k, height, width, seed=2)
+    # That of the input is the convolution with turned kernels, and outputs for inputs.
+    expected = convolution(dy, w[:, :, ::-1, ::-1].transpose(1, 0, 2, 3))
+    (u,), _ = run("winograd_weights", [w], True)
+    (dx,), _ = run("winograd", [dy, u, np.zeros(c, "float32")], c, 1.0)
+    assert np.abs(dx - expected).max() < 4e-6 * np.abs(expected).max()
+    framed = np.pad(x.astype("float64"), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    expected = np.zeros(w.shape)
+    for j in range(3):
+        for i in range(3):
+            expected[:, :, j, i] = np.einsum("nkhw,nchw->kc", dy, framed[:, :, j : j + height, i : i + width])
+    (dw,), _ = run("winograd_weights_backward", [x, dy])
+    assert np.abs(dw - expected).max() < 4e-6 * np.abs(expected).max()
+
+
+def test_winograd_of_large_maps_in_several_turns():
+    """More tiles than are transformed at a time, and more channels than a gradient takes together."""
+    x, w = draw(1, 130, 30, 600), draw(16, 130, 3, 3, seed=1)
+    expected = convolution(x, w)
+    (u,), _ = run("winograd_weights", [w], False)
+    first, again = (run("winograd", [x, u, np.zeros(16, "float32")], 16, 1.0)[0][0] for _ in range(2))
+    assert np.abs(first - expected).max() < 4e-6 * np.abs(expected).max()
+    np.testing.assert_array_equal(first, again)
+    (dw,), _ = run("winograd_weights_backward", [x, expected.astype("float32")])
+    # d/dw of |conv(x, w)|^2 / 2, along w itself, is |conv(x, w)|^2.
+    assert (dw.astype("float64") * w).sum() == pytest.approx((expected**2).sum(), rel=1e-5)
+
+
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("count", [1, 1000, 70_001])
 def test_momentum(count, nesterov):

@@ -11,6 +11,7 @@ from slim_distill.graph import (
     FuseNorms,
     OwnKernels,
     PlaceKernels,
+    SplitGradients,
     UpdateEarly,
     name_program,
     operator_costs,
@@ -132,6 +133,36 @@ def test_other_convolutions_stay(kernel, stride, groups):
 
     program, _, _ = training(build)
     assert not rewritten(program, [OwnKernels()]).changed
+
+
+def wide(x, *, training):
+    first = F.relu(norm(conv(x, "first", 16), "bn", training=training))
+    second = conv(first, "second", 20)
+    return {"out": conv(conv(second, "third", 24, stride=2), "last", 8, 1), "neck": second}
+
+
+def test_convolutions_of_many_channels_go_by_winograd_with_their_gradients():
+    program, loss, gradients = training(wide)
+    program = run_passes(program, [SplitGradients()]).program
+    result = rewritten(program, [OwnKernels()])
+    names = op_names(result.program)
+    assert result.notes == ("own_kernels: own kernels: 1 conv2d, 2 conv2d_grad",)
+    assert names.count("custom_op.slim_winograd") == names.count("custom_op.slim_winograd_weights") == 2
+    assert names.count("custom_op.slim_winograd_weights_backward") == 1
+    fetch = [loss, "neck", *gradients.values()]
+    assert set(gradients) >= {"first.weights", "second.weights", "third.weights", "last.weights"}
+    for size in (16, 23):
+        x = image(3, size)
+        for a, b in zip(Runner(result.program)(x, *fetch), Runner(program)(x, *fetch), strict=True):
+            assert relative(a, b) < 1e-5
+
+
+def test_weights_that_are_many_are_not_transformed_at_every_step(monkeypatch):
+    monkeypatch.setattr(own_kernels, "_TRANSFORMED_BELOW", 16 * 20)
+    program, _, _ = training(wide)
+    names = op_names(rewritten(program, [SplitGradients(), OwnKernels()]).program)
+    assert "custom_op.slim_winograd" not in names
+    assert "custom_op.slim_winograd_weights_backward" in names
 
 
 def test_nesterov_and_other_optimizers(monkeypatch):

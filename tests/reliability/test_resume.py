@@ -179,7 +179,14 @@ def test_other_data_devices_threads_and_versions_are_told(tmp_path, cfg, monkeyp
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     less = type("Less", (Images,), {"dataset": range(18)})(range(9))
     found = compare_facts(choose_checkpoint("auto", tmp_path), cfg, run_facts(cfg, 4, less, "gpu", 2))
-    assert [line.split(" was ")[0] for line in found] == ["samples", "device", "devices", "kernels", "threads", "paddle"]
+    assert [line.split(" was ")[0] for line in found] == [
+        "samples",
+        "device",
+        "devices",
+        "kernels",
+        "threads",
+        "paddle",
+    ]
     assert found[0] == "samples was 20, now 18"
     assert found[3] == "kernels was own, now Paddle's"
 

@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import paddle
+from paddle import static
 from paddle.utils.cpp_extension.extension_utils import load_op_meta_info_and_register_op
 
 from slim_distill.common.errors import SlimDistillError
 from slim_distill.common.files import atomic_write, cache_folder, file_lock
 from slim_distill.common.threads import cpu_flags
 
-__all__ = ["PREFIX", "custom", "load_kernels"]
+__all__ = ["PREFIX", "compute", "custom", "load_kernels"]
 
 log = logging.getLogger(__name__)
 
@@ -62,11 +64,16 @@ def _library(compiler: str, libraries: Sequence[Path]) -> Path:
         SlimDistillError, OSError: the cache folder cannot be written.
         subprocess.SubprocessError: the compiler failed.
     """
-    sources = sorted(Path(__file__).parent.glob("*.cc"))
+    folder = Path(__file__).parent
+    sources = sorted(folder.glob("*.cc"))
     command = [compiler, *_OPTIONS, f"-I{paddle.sysconfig.get_include()}"]
     command += [f"-I{paddle.sysconfig.get_include()}/third_party", *map(str, sources), "-shared"]
     version = subprocess.run([compiler, "--version"], check=True, capture_output=True, timeout=_PATIENCE_S).stdout  # nosec B603 # the user's compiler
-    parts = (*(path.read_bytes() for path in sources), version, *map(str.encode, command))
+    parts = (
+        *(path.read_bytes() for path in [*sources, *sorted(folder.glob("*.h"))]),
+        version,
+        *map(str.encode, command),
+    )
     parts += (paddle.__version__.encode(), " ".join(sorted(cpu_flags())).encode())
     digest = hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:16]
     path = cache_folder().absolute() / "kernels" / f"{digest}.so"
@@ -99,3 +106,13 @@ def custom(name: str, operands: Sequence[Any], *attributes: object) -> list[Any]
     """
     results = paddle._C_ops._run_custom_op(PREFIX + name, *operands, *attributes)
     return list(results) if isinstance(results, (list, tuple)) else [results]
+
+
+def compute(name: str, arrays: Sequence[np.ndarray], *attributes: object) -> list[np.ndarray]:
+    """Results of one of our operators on arrays, in static mode; see `custom`."""
+    program = static.Program()
+    with static.program_guard(program):
+        feeds = {f"operand_{i}": array for i, array in enumerate(arrays)}
+        values = [static.data(key, list(array.shape), str(array.dtype)) for key, array in feeds.items()]
+        results = custom(name, values, *attributes)
+    return static.Executor(paddle.CPUPlace()).run(program, feed=feeds, fetch_list=results)

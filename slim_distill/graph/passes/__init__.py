@@ -15,6 +15,7 @@ from slim_distill.graph.passes.reduce_precision import ReducePrecision
 from slim_distill.graph.passes.slice import Slice
 from slim_distill.graph.passes.split_gradients import SplitGradients
 from slim_distill.graph.passes.update_early import UpdateEarly
+from slim_distill.graph.passes.winograd import Winograd
 
 __all__ = [
     "PREFIX",
@@ -33,6 +34,7 @@ __all__ = [
     "Slice",
     "SplitGradients",
     "UpdateEarly",
+    "Winograd",
     "broadcast",
     "cheap_broadcasts",
     "is_reduced",
