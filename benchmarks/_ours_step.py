@@ -28,6 +28,7 @@ def build(variant: str, size: int, batch: int, recipe: str) -> Callable[[], floa
         Freeze,
         FuseInference,
         Slice,
+        Winograd,
         merge,
         run_passes,
         trace,
@@ -56,7 +57,7 @@ def build(variant: str, size: int, batch: int, recipe: str) -> Callable[[], floa
         keep = tuple(f"{part}.{i}" for i in range(3) for part in PARTS) if fine else HEADS
         passes = [Freeze(), Slice(keep)]
         if variant != "stock":
-            passes += [FoldBatchNorm(keep), FuseInference(keep)]
+            passes += [FoldBatchNorm(keep), FuseInference(keep), Winograd()]
         return run_passes(teacher, passes).program
 
     if variant == "teacher":

@@ -1,5 +1,6 @@
 """Compute the 3x3 convolutions of a frozen program with a quarter of the multiplications."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,7 @@ from slim_distill.graph.program import NamedProgram
 __all__ = ["Winograd"]
 
 _FUSED = "onednn_op.fused_conv2d"
+_TRANSFORMED_BELOW = 1 << 19
 _SUFFIX = ".winograd"
 
 
@@ -23,10 +25,10 @@ _SUFFIX = ".winograd"
 class Winograd:
     """Exchange fused convolutions of oneDNN for Winograd's algorithm F(4x4, 3x3), on kernels of our own.
 
-    1. 3x3, stride 1, padding 1, float32, 16 channels or more on either side, with a bias, with or without a residual
-       sum, with relu, leaky relu or no activation.
+    1. 3x3, stride 1, padding 1, float32, 16 channels or more on either side, fewer than 2^19 weights at each position,
+       with a bias, with or without a residual sum, with relu, leaky relu or no activation.
 
-    The weights are transformed once, here; they take four times the memory. Where the kernels cannot be compiled
+    The weights are transformed once, here; they take four times the memory, hence the limit. Where the kernels cannot be compiled
     nothing changes, and the refusal says why. Apply it after FuseInference.
 
     Keeps: every name; every number up to rounding: 2e-6 of its largest number at one convolution, where other orders
@@ -65,6 +67,8 @@ class Winograd:
 
 def _is_wanted(op: _pir.Operation, values: Mapping[str, np.ndarray]) -> bool:
     if op.name() != _FUSED or not op.operand_source(2).initialized() or not is_winograd(op):
+        return False
+    if math.prod(op.operand_source(1).shape[:2]) >= _TRANSFORMED_BELOW:
         return False
     weight, attributes = _pir.parameter_name(op.operand_source(1)), op.attrs()
     plain = attributes["mkldnn_data_type"] == "float32" and attributes["fuse_activation"] in ("", "relu", "leaky_relu")
