@@ -29,7 +29,17 @@ def main(argv: list[str] | None = None) -> int:
 
     from slim_distill.common.specs import FeedSpec, ModelSpec
     from slim_distill.engine.session import start_static_mode
-    from slim_distill.graph import FoldBatchNorm, Freeze, FuseInference, NamedProgram, Slice, merge, run_passes, trace
+    from slim_distill.graph import (
+        FoldBatchNorm,
+        Freeze,
+        FuseInference,
+        NamedProgram,
+        Slice,
+        Winograd,
+        merge,
+        run_passes,
+        trace,
+    )
 
     start_static_mode()
 
@@ -42,25 +52,25 @@ def main(argv: list[str] | None = None) -> int:
         def build(feeds: dict) -> dict:
             x = feeds["x"]
             for i in range(operators // 8):
-                x = paddle.nn.functional.conv2d(x, parameter(f"conv{i}_weights", 8, 8, 3, 3), padding=1)
+                x = paddle.nn.functional.conv2d(x, parameter(f"conv{i}_weights", 16, 16, 3, 3), padding=1)
                 names = ("mean", "var", "scale", "offset")
-                x = paddle.nn.functional.batch_norm(x, *(parameter(f"bn{i}_{name}", 8) for name in names))
+                x = paddle.nn.functional.batch_norm(x, *(parameter(f"bn{i}_{name}", 16) for name in names))
                 x = paddle.nn.functional.relu(x)
             return {"out": x}
 
-        program = trace(ModelSpec({"x": FeedSpec((None, 8, 8, 8))}, build))
+        program = trace(ModelSpec({"x": FeedSpec((None, 16, 8, 8))}, build))
         return program.with_values({name: np.ones(s, "float32") for name, s in program.parameter_shapes().items()})
 
     results = {}
     keep = ("out",)
     for size in SIZES:
         host, guest = chain(100), chain(size)
-        times: dict[str, list[float]] = {"freeze and slice": [], "fold and fuse": [], "merge": []}
+        times: dict[str, list[float]] = {"freeze and slice": [], "fold, fuse and transform": [], "merge": []}
         for _ in range(args.repeat):
             marks = [time.process_time()]
             frozen = run_passes(guest, [Freeze(), Slice(keep)]).program
             marks.append(time.process_time())
-            frozen = run_passes(frozen, [FoldBatchNorm(keep), FuseInference(keep)]).program
+            frozen = run_passes(frozen, [FoldBatchNorm(keep), FuseInference(keep), Winograd()]).program
             marks.append(time.process_time())
             merge(host, frozen)
             marks.append(time.process_time())

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from slim_distill.common.errors import ConfigError
 from slim_distill.common.threads import has_avx512
 from slim_distill.config.schema import ReaderConfig, RunConfig
 from slim_distill.engine import build
-from slim_distill.engine.measure import choose_onednn
+from slim_distill.engine.measure import KERNELS, choose_kernels
 from slim_distill.engine.precision import reduced_precision
 from slim_distill.engine.session import Session
 from slim_distill.engine.training import TrainingProgram, build_training
@@ -189,12 +190,15 @@ def place(
     if not on_cpu:
         return run_passes(program, [PlaceKernels(device="gpu")])
     onednn = PlaceKernels(avx512=has_avx512(), pointwise=placement == "onednn")
-    before: list[Pass] = [SplitGradients(math.inf if onednn.avx512 or onednn.pointwise else _ONE_PRODUCT_FROM)]
-    if has_own_kernels(placement, kernels):
-        before += [FuseNorms(), OwnKernels()]
+    split = SplitGradients(math.inf if onednn.avx512 or onednn.pointwise else _ONE_PRODUCT_FROM)
+    has_own, own = has_own_kernels(placement, kernels), OwnKernels()
     if placement == "measure":
-        onednn = replace(onednn, chosen=_measured(fixed(), before))
-    return run_passes(program, [*before, onednn, UpdateEarly()])
+        chosen = _measured(fixed(), split, own=has_own)
+        if chosen is not None:
+            named = {kind: frozenset(name for name, k in chosen.items() if k == kind) for kind in KERNELS}
+            onednn, own = replace(onednn, chosen=named["onednn"]), replace(own, chosen=named["own"])
+    passes: list[Pass] = [split, *((FuseNorms(), own) if has_own else ()), onednn, UpdateEarly()]
+    return run_passes(program, passes)
 
 
 def has_own_kernels(placement: str, kernels: str) -> bool:
@@ -202,13 +206,19 @@ def has_own_kernels(placement: str, kernels: str) -> bool:
     return kernels == "auto" and placement in ("auto", "measure")
 
 
-def _measured(fixed: NamedProgram | None, before: Sequence[Pass]) -> frozenset[str] | None:
+def _measured(fixed: NamedProgram | None, split: SplitGradients, *, own: bool) -> dict[str, str] | None:
     if fixed is None:
         log.info("compile.placement: measure needs images of a known size; the rules of auto are used")
         return None
-    layers = convolution_layers(run_passes(fixed, before).program)
-    chosen = choose_onednn(layers)
-    log.info("measured: %d of %d convolutions and gradients are faster on oneDNN", len(chosen), len(layers))
+    layers = convolution_layers(run_passes(fixed, [split]).program)
+    chosen = choose_kernels(layers, own=own)
+    count = Counter(chosen.values())
+    log.info(
+        "measured: of %d convolutions and gradients %d are faster on oneDNN, %d on kernels of our own",
+        len(layers),
+        count["onednn"],
+        count["own"],
+    )
     return chosen
 
 

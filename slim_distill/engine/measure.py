@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -16,20 +17,33 @@ from slim_distill.common.files import atomic_write, cache_folder
 from slim_distill.common.threads import cpu_model
 from slim_distill.engine.profile import record
 from slim_distill.engine.session import Session
-from slim_distill.graph import ConvolutionLayer, NamedProgram, PlaceKernels, dtype_of, run_passes, shape_of
+from slim_distill.graph import (
+    ConvolutionLayer,
+    NamedProgram,
+    OwnKernels,
+    PlaceKernels,
+    dtype_of,
+    load_kernels,
+    run_passes,
+    shape_of,
+)
 
-__all__ = ["MARGIN", "choose_onednn", "kernel_times", "machine"]
+__all__ = ["KERNELS", "MARGIN", "choose_kernels", "kernel_times", "machine"]
 
 log = logging.getLogger(__name__)
 
 MARGIN = 0.95
-"""oneDNN is chosen only where its median is below this share of the stock kernel's."""
+"""Another kernel is chosen only where its median is below this share of the stock kernel's."""
+
+KERNELS = ("stock", "onednn", "own")
 
 ROUNDS = 9
 WARM_UP = 2
 
-Times = tuple[float, float]
-"""Milliseconds of a layer on stock kernels and on oneDNN, its conversions of layout included."""
+Times = tuple[float, ...]
+"""Milliseconds of a layer on each of `KERNELS`, its conversions of layout included; without the last where we have no
+kernel of our own for it.
+"""
 
 
 def machine() -> dict[str, str]:
@@ -39,14 +53,15 @@ def machine() -> dict[str, str]:
 
 
 def kernel_times(program: NamedProgram) -> Times:
-    """Medians of interleaved runs of a small program as it is and with its convolutions on oneDNN."""
+    """Medians of interleaved runs of a small program as it is, with its convolutions on oneDNN, and on our kernels."""
     placed = run_passes(program, [PlaceKernels(pointwise=True)]).program
-    runs = [_runner(program), _runner(placed)]
+    own = run_passes(program, [OwnKernels(transform_below=math.inf)])
+    runs = [_runner(p) for p in (program, placed, *([own.program] if own.changed else []))]
     for run in runs * WARM_UP:
         run()
     records = record(runs * ROUNDS)
     times = [sum(ms for name, ms in kernels if name != "fetch") for kernels in records]
-    return statistics.median(times[0::2]), statistics.median(times[1::2])
+    return tuple(statistics.median(times[i :: len(runs)]) for i in range(len(runs)))
 
 
 def _runner(program: NamedProgram) -> Callable[[], object]:
@@ -58,22 +73,24 @@ def _runner(program: NamedProgram) -> Callable[[], object]:
     return lambda: session.run(program, batch, fetch)
 
 
-def choose_onednn(
+def choose_kernels(
     layers: Sequence[ConvolutionLayer],
     *,
+    own: bool = True,
     measure: Callable[[NamedProgram], Times] = kernel_times,
     folder: Path | None = None,
-) -> frozenset[str]:
-    """Names of the layers that run faster on oneDNN, by more than noise.
+) -> dict[str, str]:
+    """The fastest of `KERNELS` for each layer, by its name; stock where another one does not win by more than noise.
 
     Times are kept in `FOLDER/kernels/`, one file for each kind of machine, and each key is measured once.
 
     Args:
         layers: the convolutions of one program and their gradients, with all shapes known.
+        own: whether kernels of our own may be chosen.
         measure: takes the times of one layer.
         folder: the cache; None for the user's own (`SLIM_DISTILL_CACHE`).
     """
-    where = machine()
+    where = machine() | {"kernels": ", ".join(KERNELS if not load_kernels() else KERNELS[:2])}
     digest = hashlib.sha256(json.dumps(where, sort_keys=True).encode()).hexdigest()[:16]
     path = cache_folder(folder) / "kernels" / f"{digest}.json"
     times = _read(path)
@@ -82,12 +99,12 @@ def choose_onednn(
         log.info("measuring kernels for %d shapes of convolutions, once for this machine", len(missing))
         times |= {key: measure(program) for key, program in missing.items()}
         _write(path, where, times)
-    return frozenset(layer.name for layer in layers if _wins(times[layer.key]))
+    return {layer.name: _fastest(times[layer.key][: None if own else 2]) for layer in layers}
 
 
-def _wins(times: Times) -> bool:
-    stock, onednn = times
-    return onednn < MARGIN * stock
+def _fastest(times: Times) -> str:
+    handicapped = (MARGIN * times[0], *times[1:])
+    return KERNELS[handicapped.index(min(handicapped))]
 
 
 def _read(path: Path) -> dict[str, Times]:
@@ -96,8 +113,10 @@ def _read(path: Path) -> dict[str, Times]:
         return {}
     try:
         kernels = json.loads(path.read_text(encoding="utf-8"))["kernels"]
-        times = {str(key): (float(stock), float(onednn)) for key, (stock, onednn) in kernels.items()}
-        if not all(0 < ms < float("inf") for pair in times.values() for ms in pair):
+        times = {str(key): tuple(map(float, found)) for key, found in kernels.items()}
+        if not all(2 <= len(found) <= len(KERNELS) for found in times.values()):
+            raise ValueError(f"times must be of {', '.join(KERNELS)}")
+        if not all(0 < ms < float("inf") for found in times.values() for ms in found):
             raise ValueError("times must be above 0")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         log.warning("the kernel times in %s cannot be used (%s); measuring anew", path, error)

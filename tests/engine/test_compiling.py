@@ -12,7 +12,7 @@ from slim_distill.engine import build, compiling, measure, precision
 from slim_distill.engine.compiling import fixed_step, initial_values, place, show_precision, training_step, usual_step
 from slim_distill.engine.session import Session
 from slim_distill.engine.training import LEARNING_RATE
-from slim_distill.graph import OwnKernels, SplitGradients, convolution_layers, dtype_of, run_passes
+from slim_distill.graph import SplitGradients, convolution_layers, dtype_of, run_passes
 from slim_distill.losses.build import terms_from_config
 from tests.graph.nets import op_names, runs_bfloat16
 from tests.tiny import run_config, write_config
@@ -114,16 +114,21 @@ def test_kernels_of_our_own_are_used_by_auto_and_measure_unless_they_are_off(job
     assert used == {("auto", "auto"), ("measure", "auto")}
 
 
-def test_measured_layers_are_placed_and_no_others(job, monkeypatch, caplog):
+def test_measured_layers_are_placed_and_no_others(job, own_kernels, monkeypatch, caplog):
     training = compiled(job, "stock")
-    halves = run_passes(training.program, [SplitGradients(), OwnKernels()]).program
+    halves = run_passes(training.program, [SplitGradients()]).program
     names = [layer.name for layer in convolution_layers(halves)]
     assert any(name.endswith("@INPUT@GRAD") for name in names)
-    monkeypatch.setattr(compiling, "choose_onednn", lambda layers: frozenset({layers[1].name}))
+    depthwise = next(name for name in names if "_dw" in name)
+    chosen = dict.fromkeys(names, "stock") | {names[0]: "onednn", depthwise: "own"}
+    monkeypatch.setattr(compiling, "choose_kernels", lambda layers, own: chosen if own else {})
     with caplog.at_level(logging.INFO):
         result = place(training.program, "measure", on_cpu=True, fixed=lambda: training.program)
-    assert [layer.name for layer in convolution_layers(result.program)] == [names[0], *names[2:]]
-    assert f"measured: 1 of {len(names)} convolutions and gradients are faster on oneDNN" in caplog.messages
+    left = [name for name in names if name not in (names[0], depthwise)]
+    assert [layer.name for layer in convolution_layers(result.program)] == left
+    assert op_names(result.program).count("custom_op.slim_depthwise_conv2d") == 1
+    line = f"measured: of {len(names)} convolutions and gradients 1 are faster on oneDNN, 1 on kernels of our own"
+    assert line in caplog.messages
 
 
 def test_without_a_usual_size_measure_goes_by_the_rules_of_auto(job, caplog):

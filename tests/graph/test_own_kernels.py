@@ -157,10 +157,9 @@ def test_convolutions_of_many_channels_go_by_winograd_with_their_gradients():
             assert relative(a, b) < 1e-5
 
 
-def test_weights_that_are_many_are_not_transformed_at_every_step(monkeypatch):
-    monkeypatch.setattr(own_kernels, "_TRANSFORMED_BELOW", 16 * 20)
+def test_weights_that_are_many_are_not_transformed_at_every_step():
     program, _, _ = training(wide)
-    names = op_names(rewritten(program, [SplitGradients(), OwnKernels()]).program)
+    names = op_names(rewritten(program, [SplitGradients(), OwnKernels(transform_below=16 * 20)]).program)
     assert "custom_op.slim_winograd" not in names
     assert "custom_op.slim_winograd_weights_backward" in names
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import paddle
 
 from slim_distill.graph import _pir
-from slim_distill.graph.convolutions import convolution_settings, is_winograd
+from slim_distill.graph.convolutions import convolution_name, convolution_settings, is_winograd
 from slim_distill.graph.kernels import custom, load_kernels
 from slim_distill.graph.passes._replace import hand_over, retire
 from slim_distill.graph.passes.infra import PassResult
@@ -40,8 +40,15 @@ class OwnKernels:
 
     Keeps: every name; every number up to rounding: 2e-6 of the largest with rule 2, where other orders of summation
         differ by 1e-6.
+
+    Attributes:
+        transform_below: weights at each position from which rule 2 leaves results and gradients of inputs alone.
+        chosen: names of the convolutions that are exchanged (see `ConvolutionLayer`), if rules 1 and 2 know them; None
+            for all of them.
     """
 
+    transform_below: float = _TRANSFORMED_BELOW
+    chosen: frozenset[str] | None = None
     name: str = "own_kernels"
 
     def requires(self, program: NamedProgram) -> None:
@@ -49,7 +56,7 @@ class OwnKernels:
 
     def apply(self, program: NamedProgram) -> PassResult:
         """Exchange them."""
-        wanted = [op for op in _pir.ops(program.main) if _is_wanted(op)]
+        wanted = [op for op in _pir.ops(program.main) if self._wants(op)]
         why = load_kernels() if wanted else ""
         if why or not wanted:
             return PassResult(program, False, refusals={f"no kernels of our own: {why}": len(wanted)} if why else {})
@@ -69,30 +76,35 @@ class OwnKernels:
     def ensures(self, program: NamedProgram) -> None:
         """Nothing is promised beyond the numbers."""
 
+    def _wants(self, op: _pir.Operation) -> bool:
+        name = op.name().removesuffix("_")
+        if name not in _EXCHANGES or dtype_of(op.operand_source(0)) != "float32":
+            return False
+        if name == "pd_op.momentum":
+            return _is_large_update(op)
+        if self.chosen is not None and convolution_name(op) not in self.chosen:
+            return False
+        if name.startswith(_DEPTHWISE):
+            return _is_depthwise(op)
+        # An operator that computes both gradients is none of ours.
+        of_weights = name.endswith("_grad") and op.result(1).initialized()
+        if not is_winograd(op) or (of_weights and op.result(0).initialized()):
+            return False
+        few = self.chosen is not None or math.prod(op.operand_source(1).shape[:2]) < self.transform_below
+        return of_weights or few
 
-def _is_wanted(op: _pir.Operation) -> bool:
-    name = op.name().removesuffix("_")
-    if name not in _EXCHANGES or dtype_of(op.operand_source(0)) != "float32":
-        return False
-    if name == "pd_op.momentum":
-        attributes = op.attrs()
-        usual = attributes["regularization_method"] in ("", "l2_decay") and attributes["rescale_grad"] == 1.0
-        return usual and not attributes["multi_precision"] and math.prod(op.operand_source(0).shape) >= _UPDATE_FROM
-    if name.startswith(_CONVOLUTION):
-        return _is_wanted_winograd(op)
+
+def _is_large_update(op: _pir.Operation) -> bool:
+    attributes = op.attrs()
+    usual = attributes["regularization_method"] in ("", "l2_decay") and attributes["rescale_grad"] == 1.0
+    return usual and not attributes["multi_precision"] and math.prod(op.operand_source(0).shape) >= _UPDATE_FROM
+
+
+def _is_depthwise(op: _pir.Operation) -> bool:
     settings, weights = convolution_settings(op), op.operand_source(1).shape
     plain = all(settings[key] == value for key, value in _PLAIN.items()) and settings["strides"] in ([1, 1], [2, 2])
-    wanted = all(v.initialized() for v in op.results()[:2]) if name.endswith("_grad") else True
+    wanted = all(v.initialized() for v in op.results()[:2]) if op.name().endswith("_grad") else True
     return plain and wanted and list(weights[1:]) == [1, 3, 3] and settings["groups"] == weights[0]
-
-
-def _is_wanted_winograd(op: _pir.Operation) -> bool:
-    if not is_winograd(op):
-        return False
-    of_weights = op.name().endswith("_grad") and op.result(1).initialized()
-    if of_weights:
-        return not op.result(0).initialized()
-    return math.prod(op.operand_source(1).shape[:2]) < _TRANSFORMED_BELOW
 
 
 def _convolution(op: _pir.Operation) -> list[_pir.Value]:

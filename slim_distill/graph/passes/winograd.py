@@ -28,8 +28,8 @@ class Winograd:
     1. 3x3, stride 1, padding 1, float32, 16 channels or more on either side, fewer than 2^19 weights at each position,
        with a bias, with or without a residual sum, with relu, leaky relu or no activation.
 
-    The weights are transformed once, here; they take four times the memory, hence the limit. Where the kernels cannot be compiled
-    nothing changes, and the refusal says why. Apply it after FuseInference.
+    The weights are transformed once, here; they take four times the memory, hence the limit. Where the kernels cannot
+    be compiled nothing changes, and the refusal says why. Apply it after FuseInference.
 
     Keeps: every name; every number up to rounding: 2e-6 of its largest number at one convolution, where other orders
         of summation differ by 1e-6.
@@ -49,15 +49,20 @@ class Winograd:
         why = load_kernels() if wanted else ""
         if why or not wanted:
             return PassResult(program, False, refusals={f"no kernels of our own: {why}": len(wanted)} if why else {})
-        values: dict[str, np.ndarray] = {}
+        weights = {str(_pir.parameter_name(op.operand_source(1))): op.operand_source(1) for op in wanted}
+        arrays = compute("winograd_weights", [program.values[name] for name in weights], False)
+        values = {name + _SUFFIX: array for name, array in zip(weights, arrays, strict=True)}
+        made = {
+            name: _pir.clone_parameter(program.main, value, name + _SUFFIX, values[name + _SUFFIX].shape)
+            for name, value in weights.items()
+        }
         moved: dict[str, _pir.Value] = {}
         for op in wanted:
-            moved |= _exchange(program, op, values)
+            moved |= _exchange(program, op, made)
         _pir.convert_for_native_readers(program.main)
-        weights = {op.operand_source(1).get_defining_op().id() for op in wanted}
-        program = retire(program, {*(op.id() for op in wanted), *weights}, moved)
-        parameters = _pir.parameters(program.main)
-        variables = {**program.variables, **{name: parameters[name] for name in values}}
+        dead = {op.id() for op in (*wanted, *(value.get_defining_op() for value in weights.values()))}
+        program = retire(program, dead, moved)
+        variables = {**program.variables, **{name + _SUFFIX: value for name, value in made.items()}}
         program = replace(program, variables=variables, values={**program.values, **values})
         return PassResult(program, True, counts={"convolutions by Winograd": len(wanted)})
 
@@ -75,19 +80,20 @@ def _is_wanted(op: _pir.Operation, values: Mapping[str, np.ndarray]) -> bool:
     return plain and weight in values
 
 
-def _exchange(program: NamedProgram, op: _pir.Operation, values: dict[str, np.ndarray]) -> dict[str, _pir.Value]:
-    """Build the new operator before `op`, with its weights: {id of the old result: the new one}."""
+def _exchange(program: NamedProgram, op: _pir.Operation, made: Mapping[str, _pir.Value]) -> dict[str, _pir.Value]:
+    """Build the new operator before `op`: {id of the old result: the new one}.
+
+    Args:
+        program: `op` is in its main program.
+        op: a fused convolution.
+        made: name of its weight -> the transformed weight.
+    """
     x, weight, bias, residual = op.operands_source()
-    name = f"{_pir.parameter_name(weight)}{_SUFFIX}"
-    if name not in values:
-        values[name] = compute("winograd_weights", [program.values[name.removesuffix(_SUFFIX)]], False)[0]
-        made = _pir.clone_parameter(program.main, weight, name, values[name].shape)
-    else:
-        made = _pir.parameters(program.main)[name]
+    transformed = made[str(_pir.parameter_name(weight))]
     slope = {"": 1.0, "relu": 0.0}.get(op.attrs()["fuse_activation"], op.attrs()["fuse_alpha"])
     with _pir.inserting_before(program.main, op):
         if residual.initialized():
-            new = custom("winograd_sum", [x, made, bias, residual], weight.shape[0], slope)
+            new = custom("winograd_sum", [x, transformed, bias, residual], weight.shape[0], slope)
         else:
-            new = custom("winograd", [x, made, bias], weight.shape[0], slope)
+            new = custom("winograd", [x, transformed, bias], weight.shape[0], slope)
     return hand_over(op.results(), new, _pir.op_tag(op))
