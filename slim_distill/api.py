@@ -90,7 +90,7 @@ def attach(merged: NamedProgram, config: Config, overrides: Sequence[str] = (), 
     training = build_training(merged, terms, cfg.optimizer, for_cpu=compiled)
     program = training.program
     if compiled:
-        program = place(program, "auto", on_cpu=True, fixed=lambda: None).program
+        program = place(program, "auto", on_cpu=True, fixed=lambda: None, kernels=cfg.compile.kernels).program
     session.start(program, cfg.seed)
     return Trainer(replace(training, program=_with_loss_names(program, training)), session, cfg)
 

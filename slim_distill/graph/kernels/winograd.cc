@@ -15,9 +15,10 @@ using Type = paddle::DataType;
 
 typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
 
-constexpr int64_t kGroup = 8 * kRows;   // tiles that are multiplied together
-constexpr int64_t kCache = 1 << 20;     // numbers of V at a time
-constexpr int64_t kTogether = 128;      // input channels of a gradient that are multiplied together
+constexpr int64_t kGroup = 8 * kRows;  // tiles that are multiplied together
+constexpr int64_t kCache = 1 << 20;    // numbers of V at a time
+constexpr int64_t kMost = 1 << 24;     // numbers of V and Y at a time for a gradient, 64 MiB
+constexpr int64_t kTogether = 128;     // input channels of a gradient that are multiplied together
 
 Maps maps_of(const Tensor& x) { return {x.data<float>(), x.shape()[0], x.shape()[1], x.shape()[2], x.shape()[3]}; }
 
@@ -143,9 +144,9 @@ std::vector<Tensor> Sum(const Tensor& x, const Tensor& u, const Tensor& bias, co
 }
 
 // Channels first .. last of the gradient of the weights [outputs, inputs, 3, 3], for the outputs of panel `p`, from
-// its transform M[point][input][output of the panel].
+// its transform M[point][input][output of the panel]; `add` to what is there.
 void put_weights(const float* m, int64_t far, int64_t first, int64_t last, int64_t inputs, int64_t p, int64_t outputs,
-                 float* of_w) {
+                 bool add, float* of_w) {
   for (int64_t c = first; c < last; ++c) {
     for (int k = 0; k < kPanel; k += kLanes) {
       Vector points[kPoints], found[9];
@@ -154,49 +155,54 @@ void put_weights(const float* m, int64_t far, int64_t first, int64_t last, int64
       const int64_t begin = p * kPanel + k, count = std::clamp<int64_t>(outputs - begin, 0, kLanes);
       for (int64_t l = 0; l < count; ++l) {
         float* own = of_w + ((begin + l) * inputs + c) * 9;
-        for (int i = 0; i < 9; ++i) own[i] = found[i][l];
+        for (int i = 0; i < 9; ++i) own[i] = found[i][l] + (add ? own[i] : 0.0f);
       }
     }
   }
 }
 
-// Of a convolution's weights: V of its input times Y, what the gradient of its result is behind the same points.
+// Of a convolution's weights: V of its input times Y, what the gradient of its result is behind the same points; so many
+// rows of tiles at a time as memory is given, and the sum of their shares.
 std::vector<Tensor> WeightsGradient(const Tensor& input_maps, const Tensor& of_y) {
   static thread_local std::vector<float> kept_v, kept_y, kept_lines, kept_m;
   const Maps x = maps_of(input_maps), dy = maps_of(of_y);
-  const int64_t inputs = x.channels, outputs = dy.channels, rows = x.rows(), across = x.across(), tiles = rows * across;
+  const int64_t inputs = x.channels, outputs = dy.channels, across = x.across();
   const int64_t blocks = whole(inputs, kLanes), depth = blocks * kLanes, panels = whole(outputs, kPanel);
-  const int64_t far_v = spread(tiles * depth), far_y = spread(panels * tiles * kPanel);
-  const int64_t groups = whole(inputs, kTogether);
+  const int64_t width = panels * kPanel, groups = whole(inputs, kTogether);
+  const int64_t step = std::clamp<int64_t>(kMost / (kPoints * (depth + width) * across), 1, x.rows());
+  const int64_t far_v = spread(step * across * depth), far_y = spread(step * across * width);
   Tensor of_w = empty({outputs, inputs, kKernel, kKernel}, input_maps.dtype(), input_maps.place());
-  float *v = room(kept_v, kPoints * far_v), *y = room(kept_y, kPoints * far_y), *result = of_w.data<float>();
+  float *v = room(kept_v, kPoints * far_v), *y = room(kept_y, kPoints * far_y), *weights = of_w.data<float>();
 #pragma omp parallel
   {
     const int64_t far = spread(kTogether * kPanel);
     float *lines = room(kept_lines, x.lines()), *m = room(kept_m, kPoints * far);
+    for (int64_t begin = 0; begin < x.rows(); begin += step) {
+      const int64_t count = std::min(step, x.rows() - begin), tiles = count * across;
 #pragma omp for collapse(2) nowait
-    for (int64_t row = 0; row < rows; ++row) {
-      for (int64_t block = 0; block < blocks; ++block) {
-        float* out = v + row * across * depth + block * kLanes;
-        fill<input, kIn>(x, row, block * kLanes, out, far_v, depth, lines);
-      }
-    }
-#pragma omp for collapse(2)
-    for (int64_t row = 0; row < rows; ++row) {
-      for (int64_t first = 0; first < panels * kPanel; first += kLanes) {
-        float* out = y + (first / kPanel * tiles + row * across) * kPanel + first % kPanel;
-        fill<of_result, kOut>(dy, row, first, out, far_y, kPanel, lines);
-      }
-    }
-#pragma omp for collapse(2)
-    for (int64_t p = 0; p < panels; ++p) {
-      for (int64_t group = 0; group < groups; ++group) {
-        const int64_t first = group * inputs / groups, last = (group + 1) * inputs / groups;
-        for (int64_t q = 0; q < kPoints; ++q) {
-          const float* own = y + q * far_y + p * tiles * kPanel;
-          multiply(last - first, v + q * far_v + first, 1, depth, own, tiles, m + q * far);
+      for (int64_t row = 0; row < count; ++row) {
+        for (int64_t block = 0; block < blocks; ++block) {
+          float* out = v + row * across * depth + block * kLanes;
+          fill<input, kIn>(x, begin + row, block * kLanes, out, far_v, depth, lines);
         }
-        put_weights(m, far, first, last, inputs, p, outputs, result);
+      }
+#pragma omp for collapse(2)
+      for (int64_t row = 0; row < count; ++row) {
+        for (int64_t first = 0; first < width; first += kLanes) {
+          float* out = y + (first / kPanel * tiles + row * across) * kPanel + first % kPanel;
+          fill<of_result, kOut>(dy, begin + row, first, out, far_y, kPanel, lines);
+        }
+      }
+#pragma omp for collapse(2)
+      for (int64_t p = 0; p < panels; ++p) {
+        for (int64_t group = 0; group < groups; ++group) {
+          const int64_t first = group * inputs / groups, last = (group + 1) * inputs / groups;
+          for (int64_t q = 0; q < kPoints; ++q) {
+            const float* own = y + q * far_y + p * tiles * kPanel;
+            multiply(last - first, v + q * far_v + first, 1, depth, own, tiles, m + q * far);
+          }
+          put_weights(m, far, first, last, inputs, p, outputs, begin > 0, weights);
+        }
       }
     }
   }
