@@ -145,12 +145,9 @@ def _train_in(
         # After the terms are bound: evaluation may take long, and a mistake in the recipe shows at once.
         others = {} if done else {prefix: t for prefix, t in teachers.items() if t.ema is None}
         judged = {prefix: build.check_teacher(cfg, prefix, t, eval_loader, ranks) for prefix, t in others.items()}
-        usual, keys = partial(usual_step, cfg, teachers, terms, on_cpu=session.on_cpu), cfg.compile
-        placed = place(training.program, keys.placement, on_cpu=session.on_cpu, fixed=usual, kernels=keys.kernels)
-        log.info("step: %s", placed.summary())
         show_precision(cfg, teachers, terms, lambda: loader.batch(done), on_cpu=session.on_cpu)
-        training = replace(training, program=placed.program)
-        session.start(training.program, cfg.seed)
+        usual = partial(usual_step, cfg, teachers, terms, on_cpu=session.on_cpu)
+        training = _started(cfg, session, training, usual)
         load_state(session, training, student, cfg, checkpoint)
         start_together(session, training, ranks, done)
 
@@ -169,6 +166,22 @@ def _train_in(
         loader.close()
         eval_loader.close()
     return TrainResult(folder, job.last, job.best, judged)
+
+
+def _started(
+    cfg: RunConfig, session: Session, training: TrainingProgram, usual: Callable[[], NamedProgram | None]
+) -> TrainingProgram:
+    """The training program on its kernels, with first values in the session; it no longer holds them itself."""
+    placed = place(
+        training.program,
+        cfg.compile.placement,
+        on_cpu=session.on_cpu,
+        fixed=usual,
+        kernels=cfg.compile.kernels,
+    )
+    log.info("step: %s", placed.summary())
+    session.start(placed.program, cfg.seed)
+    return replace(training, program=replace(placed.program, values={}))
 
 
 def _choose(resume: str, folder: Path, ranks: Ranks) -> tuple[Path, Checkpoint] | None:

@@ -31,8 +31,8 @@ class Winograd:
     The weights are transformed once, here; they take four times the memory, hence the limit. Where the kernels cannot
     be compiled nothing changes, and the refusal says why. Apply it after FuseInference.
 
-    Keeps: every name; every number up to rounding: 2e-6 of its largest number at one convolution, where other orders
-        of summation differ by 1e-6.
+    Keeps: every name; every number up to rounding: 4e-6 of its largest number at one convolution, less than twice
+        a plain sum's.
     Raises: GraphError for a program that is not frozen.
     """
 
