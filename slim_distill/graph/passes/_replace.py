@@ -5,9 +5,15 @@ from dataclasses import replace
 
 from slim_distill.graph import _pir
 from slim_distill.graph.naming import name_values
+from slim_distill.graph.passes.infra import PassResult
 from slim_distill.graph.program import NamedProgram
 
-__all__ = ["hand_over", "renamed", "retire"]
+__all__ = ["hand_over", "renamed", "retire", "without_kernels"]
+
+
+def without_kernels(program: NamedProgram, why: str, count: int) -> PassResult:
+    """Nothing changes: `count` operators stay for want of kernels of our own, or there are none and no reason."""
+    return PassResult(program, False, refusals={f"no kernels of our own: {why}": count} if why else {})
 
 
 def hand_over(old: Sequence[_pir.Value], new: Sequence[_pir.Value], name: str | None) -> dict[str, _pir.Value]:

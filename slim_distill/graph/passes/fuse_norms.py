@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from slim_distill.graph import _pir
 from slim_distill.graph.kernels import custom, load_kernels
-from slim_distill.graph.passes._replace import hand_over, retire
+from slim_distill.graph.passes._replace import hand_over, retire, without_kernels
 from slim_distill.graph.passes.infra import PassResult
 from slim_distill.graph.program import NamedProgram, dtype_of
 
@@ -61,7 +61,7 @@ class FuseNorms:
         matches = _find(program)
         why = load_kernels() if matches else ""
         if why or not matches:
-            return PassResult(program, False, refusals={f"no kernels of our own: {why}": len(matches)} if why else {})
+            return without_kernels(program, why, len(matches))
         moved: dict[str, _pir.Value] = {}
         dead: set[int] = set()
         for match in matches:

@@ -10,7 +10,7 @@ import paddle
 from slim_distill.graph import _pir
 from slim_distill.graph.convolutions import convolution_name, convolution_settings, is_winograd
 from slim_distill.graph.kernels import custom, load_kernels
-from slim_distill.graph.passes._replace import hand_over, retire
+from slim_distill.graph.passes._replace import hand_over, retire, without_kernels
 from slim_distill.graph.passes.infra import PassResult
 from slim_distill.graph.program import NamedProgram, dtype_of
 
@@ -59,7 +59,7 @@ class OwnKernels:
         wanted = [op for op in _pir.ops(program.main) if self._wants(op)]
         why = load_kernels() if wanted else ""
         if why or not wanted:
-            return PassResult(program, False, refusals={f"no kernels of our own: {why}": len(wanted)} if why else {})
+            return without_kernels(program, why, len(wanted))
         moved: dict[str, _pir.Value] = {}
         for op in wanted:
             with _pir.inserting_before(program.main, op):

@@ -10,7 +10,7 @@ from slim_distill.common.errors import GraphError
 from slim_distill.graph import _pir
 from slim_distill.graph.convolutions import is_winograd
 from slim_distill.graph.kernels import compute, custom, load_kernels
-from slim_distill.graph.passes._replace import hand_over, retire
+from slim_distill.graph.passes._replace import hand_over, retire, without_kernels
 from slim_distill.graph.passes.infra import PassResult
 from slim_distill.graph.program import NamedProgram
 
@@ -48,7 +48,7 @@ class Winograd:
         wanted = [op for op in _pir.ops(program.main) if _is_wanted(op, program.values)]
         why = load_kernels() if wanted else ""
         if why or not wanted:
-            return PassResult(program, False, refusals={f"no kernels of our own: {why}": len(wanted)} if why else {})
+            return without_kernels(program, why, len(wanted))
         weights = {str(_pir.parameter_name(op.operand_source(1))): op.operand_source(1) for op in wanted}
         arrays = compute("winograd_weights", [program.values[name] for name in weights], False)
         values = {name + _SUFFIX: array for name, array in zip(weights, arrays, strict=True)}
