@@ -10,7 +10,7 @@ import numpy as np
 
 from slim_distill.common.errors import ConfigError
 from slim_distill.common.threads import has_avx512
-from slim_distill.config.schema import ReaderConfig, RunConfig
+from slim_distill.config.schema import CompileConfig, ReaderConfig, RunConfig
 from slim_distill.engine import build
 from slim_distill.engine.measure import KERNELS, choose_kernels
 from slim_distill.engine.precision import reduced_precision
@@ -32,13 +32,13 @@ from slim_distill.losses.terms import Term
 
 __all__ = [
     "fixed_step",
-    "has_own_kernels",
     "initial_values",
     "place",
     "show_precision",
     "training_step",
     "usual_size",
     "usual_step",
+    "wants_own_kernels",
 ]
 
 log = logging.getLogger(__name__)
@@ -191,7 +191,7 @@ def place(
         return run_passes(program, [PlaceKernels(device="gpu")])
     onednn = PlaceKernels(avx512=has_avx512(), pointwise=placement == "onednn")
     split = SplitGradients(math.inf if onednn.avx512 or onednn.pointwise else _ONE_PRODUCT_FROM)
-    has_own, own = has_own_kernels(placement, kernels), OwnKernels()
+    has_own, own = _has_own_kernels(placement, kernels), OwnKernels()
     if placement == "measure":
         chosen = _measured(fixed(), split, own=has_own)
         if chosen is not None:
@@ -201,8 +201,12 @@ def place(
     return run_passes(program, passes)
 
 
-def has_own_kernels(placement: str, kernels: str) -> bool:
-    """Whether these values of `compile.placement` and `compile.kernels` ask for kernels of our own on a CPU."""
+def wants_own_kernels(cfg: CompileConfig) -> bool:
+    """Whether a run on a CPU asks for kernels of our own anywhere: in what trains or in frozen teachers."""
+    return _has_own_kernels(cfg.placement, cfg.kernels) or build.transforms_teachers(cfg)
+
+
+def _has_own_kernels(placement: str, kernels: str) -> bool:
     return kernels == "auto" and placement in ("auto", "measure")
 
 

@@ -19,7 +19,7 @@ from slim_distill.config.schema import RunConfig
 from slim_distill.data.loader import Loader
 from slim_distill.engine import build
 from slim_distill.engine.checkpoint import CONFIG, Checkpoint, load_checkpoint, newest_sound, numbered
-from slim_distill.engine.compiling import has_own_kernels
+from slim_distill.engine.compiling import wants_own_kernels
 from slim_distill.engine.session import Session
 from slim_distill.engine.status import lock_path
 from slim_distill.engine.training import EMA_PREFIX, TrainingProgram
@@ -120,7 +120,7 @@ def run_facts(cfg: RunConfig, done: int, loader: Loader, device: str, devices: i
         devices: how many train together.
     """
     epoch, batch = divmod(done, len(loader))
-    own = device == "cpu" and has_own_kernels(cfg.compile.placement, cfg.compile.kernels)
+    own = device == "cpu" and wants_own_kernels(cfg.compile)
     return {
         "paddle": paddle.__version__,
         "seed": cfg.seed,

@@ -3,13 +3,22 @@
 import dataclasses
 import logging
 import re
+from itertools import product
 
 import numpy as np
 import pytest
 
 from slim_distill.config import load_config
 from slim_distill.engine import build, compiling, measure, precision
-from slim_distill.engine.compiling import fixed_step, initial_values, place, show_precision, training_step, usual_step
+from slim_distill.engine.compiling import (
+    fixed_step,
+    initial_values,
+    place,
+    show_precision,
+    training_step,
+    usual_step,
+    wants_own_kernels,
+)
 from slim_distill.engine.session import Session
 from slim_distill.engine.training import LEARNING_RATE
 from slim_distill.graph import SplitGradients, convolution_layers, dtype_of, run_passes
@@ -32,11 +41,12 @@ def job(tmp_path):
     return cfg, {"teacher_": teacher}, terms_from_config(cfg.distill)
 
 
-def compiled(job, placement="auto", teacher="auto"):
+def compiled(job, placement="auto", teacher="auto", kernels="auto"):
     cfg, teachers, terms = job
-    cfg = dataclasses.replace(cfg, compile=dataclasses.replace(cfg.compile, teacher=teacher, placement=placement))
+    keys = dataclasses.replace(cfg.compile, teacher=teacher, placement=placement, kernels=kernels)
+    cfg = dataclasses.replace(cfg, compile=keys)
     training = fixed_step(cfg, teachers, terms, size_px=64, batch=2, on_cpu=True)
-    result = place(training.program, placement, on_cpu=True, fixed=lambda: training.program)
+    result = place(training.program, placement, on_cpu=True, fixed=lambda: training.program, kernels=kernels)
     return dataclasses.replace(training, program=result.program)
 
 
@@ -112,6 +122,14 @@ def test_kernels_of_our_own_are_used_by_auto_and_measure_unless_they_are_off(job
 
     used = {(p, k) for p in ("auto", "measure", "onednn", "stock") for k in ("auto", "off") if own(p, k)}
     assert used == {("auto", "auto"), ("measure", "auto")}
+
+
+def test_a_run_says_that_it_wants_kernels_of_our_own_where_its_student_or_its_teacher_gets_them(job, own_kernels):
+    """What checkpoints say of a run follows from its configuration; here it is held against the programs."""
+    for placement, teacher, kernels in product(("auto", "onednn", "stock"), ("auto", "off"), ("auto", "off")):
+        keys = dataclasses.replace(job[0].compile, placement=placement, teacher=teacher, kernels=kernels)
+        names = op_names(compiled(job, placement, teacher, kernels).program)
+        assert wants_own_kernels(keys) == any(name.startswith("custom_op.") for name in names), keys
 
 
 def test_measured_layers_are_placed_and_no_others(job, own_kernels, monkeypatch, caplog):
