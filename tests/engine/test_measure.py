@@ -50,6 +50,20 @@ def test_our_own_must_win_against_both_and_may_be_left_out(tmp_path):
     assert len(clock.asked) == 5
 
 
+def test_the_log_says_what_the_choice_is_expected_to_save(tmp_path, caplog):
+    caplog.set_level("INFO", "slim_distill.engine.measure")
+    # Two layers of one shape count twice; what a cache knows of kernels that may not be used counts for nothing.
+    clock = Clock(a=(8.0, 5.0, 3.0), b=(4.0, 6.0))
+    choose_kernels(layers("a1", "a2", "b"), measure=clock, folder=tmp_path)
+    choose_kernels(layers("a1", "a2", "b"), own=False, measure=clock, folder=tmp_path)
+    of_paddle = "on Paddle's own kernels"
+    said = [line for line in caplog.messages if line.startswith("expected")]
+    assert said == [
+        f"expected: the measured operators take 10 ms of a step, 20 {of_paddle}",
+        f"expected: the measured operators take 14 ms of a step, 20 {of_paddle}",
+    ]
+
+
 def test_a_later_run_measures_only_what_is_new(tmp_path):
     choose_kernels(layers("a"), measure=Clock(a=(2.0, 1.0)), folder=tmp_path)
     clock = Clock(b=(2.0, 1.0))
