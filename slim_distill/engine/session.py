@@ -21,6 +21,9 @@ __all__ = ["Session", "runs_in_order", "start_static_mode", "user_flags"]
 log = logging.getLogger(__name__)
 
 _SERIAL = "FLAGS_new_executor_serial_run"
+# Results that nobody reads any more go back to the system by a thread of the executor's own, which is woken for them
+# after each operator and takes a core from those that compute. So they are handed to it 20 MB at a time.
+_FLAGS = {_SERIAL: True, "FLAGS_eager_delete_tensor_gb": 0.02}
 _KEPT = 8  # programs that a session keeps ready to run, as many as Paddle's executor does
 
 Feed = dict[str, np.ndarray]
@@ -30,11 +33,10 @@ def start_static_mode() -> None:
     """Switch this process to static mode with an executor that runs operators in program order.
 
     Order matters where operators draw random numbers: one generator serves all of them, so only a fixed order
-    makes a run repeatable. Where the user's environment sets that flag, it stays as it is.
+    makes a run repeatable. Flags of Paddle that the user's environment sets stay as they are.
     """
     paddle.enable_static()
-    if _SERIAL not in os.environ:
-        paddle.set_flags({_SERIAL: True})
+    paddle.set_flags({name: value for name, value in _FLAGS.items() if name not in os.environ})
 
 
 def runs_in_order() -> bool:

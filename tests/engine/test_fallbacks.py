@@ -89,6 +89,19 @@ def test_a_flag_of_the_user_is_not_overridden(monkeypatch, value, serial):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.parametrize(("value", "gigabytes"), [(None, 0.02), ("0.5", 0.5), ("-1", -1)])
+def test_results_are_given_back_many_at_a_time_unless_the_user_says_otherwise(monkeypatch, value, gigabytes):
+    flag = "FLAGS_eager_delete_tensor_gb"
+    code = (
+        "import paddle\nfrom slim_distill.engine.session import start_static_mode\nstart_static_mode()\n"
+        f"assert abs(paddle.get_flags('{flag}')['{flag}'] - {gigabytes}) < 1e-6"
+    )
+    monkeypatch.delenv(flag, raising=False)
+    if value is not None:
+        monkeypatch.setenv(flag, value)
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_times_need_an_order(tmp_path, monkeypatch):
     cfg = load_config(write_config(tmp_path / "run.yml", run_config(tmp_path, tmp_path)))
     monkeypatch.setattr(costs, "runs_in_order", lambda: False)
