@@ -15,7 +15,7 @@ import numpy as np
 from slim_distill.common.errors import ConfigError, TrainingError, VariableNotFoundError
 from slim_distill.common.names import first_few
 from slim_distill.common.weights import match_weights, read_weights
-from slim_distill.config.schema import CompileConfig, RunConfig, TeacherConfig
+from slim_distill.config.schema import RunConfig, TeacherConfig
 from slim_distill.data.batches import Split
 from slim_distill.data.build import build_loader
 from slim_distill.data.loader import Loader
@@ -65,7 +65,6 @@ __all__ = [
     "pretrained",
     "run_folder",
     "trace_detector",
-    "transforms_teachers",
 ]
 
 log = logging.getLogger(__name__)
@@ -238,16 +237,11 @@ def build_frozen(
     reduce, why = reduced_precision(cfg.compile.teacher_precision, fused=fuse, on_cpu=on_cpu)
     if why:
         report(f"{prefix}: compile.teacher_precision: {why}; it stays in float32")
-    passes: list[Pass] = [Winograd()] if fuse and transforms_teachers(cfg.compile) and not reduce else []
+    passes: list[Pass] = [Winograd()] if fuse and cfg.compile.kernels == "auto" and not reduce else []
     passes += [ReducePrecision(needed, reduce, "cpu" if on_cpu else "gpu")] if reduce else []
     result = _compiled(guest, needed, fuse, passes)
     report(f"{prefix}: {result.summary()}; {before} -> {count_operators(result.program)} operators in a step")
     return result.program, needed
-
-
-def transforms_teachers(cfg: CompileConfig) -> bool:
-    """Whether frozen teachers on a CPU are to compute their convolutions by kernels of our own."""
-    return cfg.teacher == "auto" and cfg.kernels == "auto"
 
 
 def _build_guest(prefix: str, teacher: Teacher, cfg: RunConfig, size_px: int | None, batch: int | None) -> NamedProgram:

@@ -203,7 +203,7 @@ def place(
 
 def wants_own_kernels(cfg: CompileConfig) -> bool:
     """Whether a run on a CPU asks for kernels of our own anywhere: in what trains or in frozen teachers."""
-    return _has_own_kernels(cfg.placement, cfg.kernels) or build.transforms_teachers(cfg)
+    return _has_own_kernels(cfg.placement, cfg.kernels) or (cfg.teacher, cfg.kernels) == ("auto", "auto")
 
 
 def _has_own_kernels(placement: str, kernels: str) -> bool:
