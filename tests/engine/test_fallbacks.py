@@ -77,29 +77,27 @@ def test_other_flags_of_the_user_do_not():
     assert user_flags({SERIAL: "1", "FLAGS_use_mkldnn": "0", "FLAGS_allocator_strategy": "auto_growth"}) == []
 
 
+def in_a_new_process(monkeypatch, flag, value, code):
+    """Switch to static mode where the environment sets a flag so, or (None) does not, and run `code`; it may assert."""
+    monkeypatch.delenv(flag, raising=False)
+    if value is not None:
+        monkeypatch.setenv(flag, value)
+    begin = (
+        "import paddle\nfrom slim_distill.engine.session import runs_in_order, start_static_mode\nstart_static_mode()\n"
+    )
+    subprocess.run([sys.executable, "-c", begin + code], check=True)
+
+
 @pytest.mark.parametrize(("value", "serial"), [(None, True), ("0", False), ("1", True)])
 def test_a_flag_of_the_user_is_not_overridden(monkeypatch, value, serial):
-    code = (
-        "from slim_distill.engine.session import runs_in_order, start_static_mode\n"
-        f"start_static_mode()\nassert runs_in_order() is {serial}"
-    )
-    monkeypatch.delenv(SERIAL, raising=False)
-    if value is not None:
-        monkeypatch.setenv(SERIAL, value)
-    subprocess.run([sys.executable, "-c", code], check=True)
+    in_a_new_process(monkeypatch, SERIAL, value, f"assert runs_in_order() is {serial}")
 
 
 @pytest.mark.parametrize(("value", "gigabytes"), [(None, 0.02), ("0.5", 0.5), ("-1", -1)])
 def test_results_are_given_back_many_at_a_time_unless_the_user_says_otherwise(monkeypatch, value, gigabytes):
     flag = "FLAGS_eager_delete_tensor_gb"
-    code = (
-        "import paddle\nfrom slim_distill.engine.session import start_static_mode\nstart_static_mode()\n"
-        f"assert abs(paddle.get_flags('{flag}')['{flag}'] - {gigabytes}) < 1e-6"
-    )
-    monkeypatch.delenv(flag, raising=False)
-    if value is not None:
-        monkeypatch.setenv(flag, value)
-    subprocess.run([sys.executable, "-c", code], check=True)
+    code = f"assert abs(paddle.get_flags('{flag}')['{flag}'] - {gigabytes}) < 1e-6"
+    in_a_new_process(monkeypatch, flag, value, code)
 
 
 def test_times_need_an_order(tmp_path, monkeypatch):
